@@ -1,0 +1,61 @@
+// Memory for weights, caches and scratch: anonymous pages, 64-byte aligned, huge pages asked for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+namespace weft {
+
+// Zero-filled on first touch (the kernel gives zero pages); memory is only resident once touched.
+// Throws kOutOfResources, naming `what` and the size, when the system refuses.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(size_t bytes, const char* what);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  size_t bytes() const { return bytes_; }
+  uint8_t* data() { return data_; }
+  const uint8_t* data() const { return data_; }
+  template <typename T>
+  T* as() {
+    return reinterpret_cast<T*>(data_);
+  }
+  template <typename T>
+  const T* as() const {
+    return reinterpret_cast<const T*>(data_);
+  }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// A growing scratch array: `need(n)` returns room for n values and keeps it for the next call, so a
+// steady state allocates nothing. Contents are not kept when it grows.
+template <typename T>
+class Scratch {
+ public:
+  T* need(size_t n) {
+    if (n * sizeof(T) > buffer_.bytes()) buffer_ = Buffer(n * sizeof(T), "scratch");
+    return buffer_.as<T>();
+  }
+  T* data() { return buffer_.as<T>(); }
+  const T* data() const { return buffer_.as<T>(); }
+
+ private:
+  Buffer buffer_;
+};
+
+}  // namespace weft

@@ -1,0 +1,10 @@
+// Every command of the program, in the order `weft --help` shows them.
+#pragma once
+
+#include "cli/command.h"
+
+namespace weft::cli {
+
+void add_doctor(CLI::App& program, StopToken stop);
+
+}  // namespace weft::cli

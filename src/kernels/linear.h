@@ -1,0 +1,94 @@
+// A prepacked weight matrix and its product, y = x W^T (+ bias). Every matrix of every model is one:
+// a shard of it, a subset of its rows (VocabTailor) and a streamed one (Megrez2 experts) are Linears
+// too, so no model knows the difference.
+//
+// Batch-invariant: a row of y depends only on its row of x and on W, bit for bit, whatever the number
+// of rows in the call and of cores in the set. (Each output is one sum over the input features, in an
+// order that the weight format fixes; work is split over outputs and rows only.)
+//
+// Thread-safety: a packed Linear is immutable; any number of threads may multiply by it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/buffer.h"
+#include "base/tensor.h"
+#include "base/thread_pool.h"
+
+namespace weft::kernels {
+
+// What x is turned into before the product. Chosen by the weight's format, not by the caller:
+// f32 and f16 weights meet f32 activations, bf16 weights bf16, block formats int8 (a scale for each
+// 32 values, rounded to nearest).
+enum class ActivationKind : uint8_t { kF32, kBF16, kInt8 };
+
+// Rows of x, converted once for all Linears that read them. Owned by one thread; reused from step to
+// step (allocates only when it grows).
+class Activations {
+ public:
+  // x: (num_rows, features) f32, `stride` values from row to row. The f32 rows are looked at again by
+  // f32 products, so they must stay until the last multiply().
+  void set(const float* x, size_t num_rows, size_t features, size_t stride);
+
+  // Makes the converted copy if this x has none yet. multiply() calls it.
+  void prepare(ActivationKind kind, const CoreSet& cores);
+
+  size_t num_rows() const { return num_rows_; }
+  size_t features() const { return features_; }
+  const float* f32_row(size_t r) const { return x_ + r * stride_; }
+  const uint16_t* bf16_row(size_t r) const { return bf16_.data() + r * features_; }
+  const int8_t* int8_row(size_t r) const { return int8_.data() + r * features_; }
+  const float* scale_row(size_t r) const { return scale_.data() + r * (features_ / 32); }
+  const int32_t* sum_row(size_t r) const { return sum_.data() + r * (features_ / 16); }
+
+ private:
+  const float* x_ = nullptr;
+  size_t num_rows_ = 0, features_ = 0, stride_ = 0;
+  bool has_bf16_ = false, has_int8_ = false;
+  Scratch<uint16_t> bf16_;  // (num_rows, features)
+  Scratch<int8_t> int8_;    // (num_rows, features), x ~ scale * code
+  Scratch<float> scale_;    // (num_rows, features / 32)
+  Scratch<int32_t> sum_;    // (num_rows, features / 16), sums of codes
+};
+
+class Linear {
+ public:
+  Linear() = default;
+
+  // Packs `weight` (out_features, in_features) of any weight dtype into panels of 16 outputs. The
+  // view may go away afterwards. kInvalidInput if in_features is not a whole number of blocks.
+  static Linear pack(const TensorView& weight, const CoreSet& cores);
+
+  explicit operator bool() const { return out_features_ != 0; }
+  size_t out_features() const { return out_features_; }
+  size_t in_features() const { return in_features_; }
+  DType dtype() const { return dtype_; }
+  size_t packed_bytes() const { return packed_.bytes(); }
+  ActivationKind activation_kind() const;
+
+  // Row `row` of W in f32 (an embedding look-up from a tied head). `out` holds in_features values.
+  void dequantize_row(size_t row, float* out) const;
+
+  const uint8_t* panel(size_t p) const { return packed_.data() + p * panel_bytes_; }
+  size_t num_panels() const { return (out_features_ + 15) / 16; }
+
+ private:
+  DType dtype_ = DType::kF32;
+  size_t out_features_ = 0, in_features_ = 0, panel_bytes_ = 0;
+  Buffer packed_;
+};
+
+struct LinearCall {
+  const Linear* weight = nullptr;
+  float* out = nullptr;         // (num_rows, out_features) f32
+  size_t out_stride = 0;        // values from row to row
+  const float* bias = nullptr;  // (out_features) or none
+  bool accumulate = false;      // out += instead of out = (a residual stream)
+};
+
+// All calls read the same x and run as one parallel region (q, k and v; gate and up).
+void multiply(std::span<const LinearCall> calls, Activations& x, const CoreSet& cores);
+
+}  // namespace weft::kernels

@@ -1,0 +1,75 @@
+// A causal language model: weights and a forward pass over a ragged batch of sequences.
+// Straight-line code on kernels; no model knows a technique by name.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "formats/checkpoint.h"
+#include "kernels/kv_view.h"
+
+namespace weft::models {
+
+using Token = int32_t;
+
+struct LanguageModelConfig {
+  std::string architecture;
+  size_t num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  size_t intermediate_size = 0, vocab_size = 0;
+  size_t context_length = 0;  // what the model was trained for
+};
+
+enum class LogitsWanted : uint8_t { kNone, kLast, kAll };
+
+// One sequence's new tokens: a prompt, a chunk of one, or the last sampled token.
+struct SequenceInput {
+  size_t sequence = 0;             // the cache's handle
+  std::span<const Token> tokens;   // at least one
+  size_t first_position = 0;       // tokens already in the cache
+  LogitsWanted logits = LogitsWanted::kLast;
+};
+
+// Scratch of one forward pass; belongs to one engine thread, so that two engines share the weights.
+class Workspace {
+ public:
+  virtual ~Workspace() = default;
+};
+
+class LanguageModel {
+ public:
+  virtual ~LanguageModel() = default;
+  virtual const LanguageModelConfig& config() const = 0;
+  virtual kernels::KvShape kv_shape() const = 0;
+  virtual size_t weight_bytes() const = 0;  // packed, resident
+
+  virtual std::unique_ptr<Workspace> make_workspace() const = 0;
+
+  // Runs all sequences' tokens in one pass, storing keys and values in `cache` (room reserved before).
+  // `logits`: one row of vocab_size f32 for each wanted position, in batch order. kInvalidInput for a
+  // token outside the vocabulary. Thread-safe across workspaces.
+  virtual void forward(std::span<const SequenceInput> batch, kernels::KvStore& cache, float* logits,
+                       Workspace& workspace, const CoreSet& cores) const = 0;
+};
+
+// By the checkpoint's architecture (registry.cc lists them). kUnsupported names an unknown
+// architecture and the known ones; kInvalidInput a missing, unknown or misshapen tensor.
+std::unique_ptr<LanguageModel> load_language_model(const formats::Checkpoint& checkpoint,
+                                                   const CoreSet& cores,
+                                                   const ProgressFn& progress = {});
+
+// What loading will take, from metadata alone: printed and checked before anything is allocated.
+struct MemoryPlan {
+  size_t weight_bytes = 0;
+  size_t kv_bytes_per_token = 0;
+  size_t scratch_bytes = 0;
+};
+LanguageModelConfig read_config(const formats::Checkpoint& checkpoint);
+MemoryPlan plan_memory(const formats::Checkpoint& checkpoint, kernels::KvFormat kv,
+                       size_t max_batch_tokens);
+
+}  // namespace weft::models
