@@ -1,6 +1,6 @@
-// Text to token ids and back, for every tokenizer family that the models use: byte-level BPE with the
-// model's own pre-tokenizer pattern (GPT-2, Llama 3, Qwen2, SmolLM, DeepSeek ...), SentencePiece BPE
-// with byte fallback (Llama 2, Mistral, TinyStories) and SentencePiece unigram.
+// Text to token ids and back, for every tokenizer family that the models use: byte-level BPE with
+// the model's own pre-tokenizer pattern (GPT-2, Llama 3, Qwen2, SmolLM, DeepSeek ...),
+// SentencePiece BPE with byte fallback (Llama 2, Mistral, TinyStories) and SentencePiece unigram.
 //
 // Thread-safety: immutable after loading; TokenStream belongs to one thread.
 #pragma once
@@ -20,8 +20,8 @@ using Token = int32_t;
 enum class TokenKind : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
 struct EncodeOptions {
-  bool add_special = true;     // BOS / EOS as the model's metadata asks
-  bool parse_special = true;   // "<|im_end|>" in the text becomes that token; off for untrusted text
+  bool add_special = true;    // BOS / EOS as the model's metadata asks
+  bool parse_special = true;  // "<|im_end|>" in the text becomes that token; off for untrusted text
 };
 
 class Tokenizer {
@@ -52,26 +52,34 @@ class Tokenizer {
 };
 
 class GgufFile;
-// kInvalidInput: no vocabulary, or one that contradicts itself; kUnsupported names the model/pre type.
+// kInvalidInput: no vocabulary, or one that contradicts itself; kUnsupported names the model/pre
+// type.
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufFile& file);
 // tokenizer.json of the `tokenizers` library, with tokenizer_config.json's special tokens if given.
 std::unique_ptr<Tokenizer> load_json_tokenizer(std::string_view tokenizer_json,
                                                std::string_view tokenizer_config_json,
                                                const std::string& name);
 
-// Tokens in, text out: holds bytes back until they end a UTF-8 character. Bytes that can never become
-// one are replaced by U+FFFD.
+// Whether the first text of a stream loses the space that SentencePiece models put in front of
+// words: yes for an answer that stands alone (as decode() does), no for the continuation of a
+// prompt.
+enum class LeadingSpace : uint8_t { kAsDecoded, kKept };
+
+// Tokens in, text out: holds bytes back until they end a UTF-8 character. Bytes that can never
+// become one are replaced by U+FFFD. The tokenizer outlives the stream.
 class TokenStream {
  public:
-  explicit TokenStream(const Tokenizer& tokenizer, bool show_special = false)
-      : tokenizer_(&tokenizer), show_special_(show_special) {}
+  explicit TokenStream(const Tokenizer& tokenizer, bool show_special = false,
+                       LeadingSpace leading = LeadingSpace::kAsDecoded)
+      : tokenizer_(&tokenizer), show_special_(show_special), leading_(leading) {}
   std::string push(Token token);  // the text that is complete now
-  std::string finish();           // what is left, incomplete bytes replaced
+  std::string finish();           // what is left, incomplete bytes replaced; then it starts anew
 
  private:
   const Tokenizer* tokenizer_;
   bool show_special_;
-  bool first_ = true;
+  LeadingSpace leading_;
+  bool started_ = false;
   std::string held_;
 };
 

@@ -1,0 +1,153 @@
+// Vocabulary-only GGUF files against the ids that llama.cpp publishes for them.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "formats/gguf.h"
+#include "formats/tokenizer.h"
+
+namespace weft::formats {
+namespace {
+
+std::string data_path(const std::string& name) {
+  return std::string(WEFT_SOURCE_DIR) + "/tests/data/tokenizers/" + name;
+}
+
+std::unique_ptr<Tokenizer> load(const std::string& name) {
+  return load_gguf_tokenizer(GgufFile::open(data_path("ggml-vocab-" + name + ".gguf")));
+}
+
+std::vector<std::string> split(const std::string& text, const std::string& separator) {
+  std::vector<std::string> parts;
+  size_t begin = 0;
+  for (size_t found; (found = text.find(separator, begin)) != std::string::npos;) {
+    parts.push_back(text.substr(begin, found - begin));
+    begin = found + separator.size();
+  }
+  parts.push_back(text.substr(begin));
+  return parts;
+}
+
+std::vector<Token> parse_ids(const std::string& line) {
+  std::vector<Token> ids;
+  for (const std::string& word : split(line, " ")) {
+    if (!word.empty()) ids.push_back(std::stoi(word));
+  }
+  return ids;
+}
+
+class published : public testing::TestWithParam<std::string> {};
+
+TEST_P(published, ids) {
+  const auto tokenizer = load(GetParam());
+  const std::string base = data_path("ggml-vocab-" + GetParam() + ".gguf");
+  const auto inputs = split(read_file(base + ".inp"), "\n__ggml_vocab_test__\n");
+  const auto outputs = split(read_file(base + ".out"), "\n");
+  ASSERT_GE(outputs.size(), inputs.size());
+  ASSERT_GT(inputs.size(), 40u);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    EXPECT_EQ(tokenizer->encode(inputs[i], {.add_special = false, .parse_special = false}),
+              parse_ids(outputs[i]))
+        << "input " << i << ": '" << inputs[i] << "'";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(gguf, published,
+                         testing::Values("gpt-2", "falcon", "deepseek-coder", "llama-spm"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+std::string random_bytes(std::mt19937& random, size_t size) {
+  std::string bytes(size, '\0');
+  for (char& byte : bytes) byte = static_cast<char>(random());
+  return bytes;
+}
+
+TEST(gguf_tokenizer, byte_level_round_trip) {
+  std::mt19937 random(7);
+  // GPT-2 has every byte. (Falcon and DeepSeek lack those that no UTF-8 has; like the reference,
+  // they drop them.)
+  const auto tokenizer = load("gpt-2");
+  for (int i = 0; i < 400; ++i) {
+    const std::string text = random_bytes(random, random() % 300);
+    const auto ids = tokenizer->encode(text, {.add_special = false, .parse_special = false});
+    ASSERT_EQ(tokenizer->decode(ids), text) << "round " << i;
+  }
+}
+
+TEST(gguf_tokenizer, bytes_without_token_are_dropped) {
+  // DeepSeek's added token "À" spells the letter that stands for byte C0, but is the character.
+  const auto tokenizer = load("deepseek-coder");
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("a\xC0z", {.add_special = false})), "az");
+  EXPECT_EQ(tokenizer->encode("À", {.add_special = false}), (std::vector<Token>{32004}));
+}
+
+TEST(gguf_tokenizer, sentencepiece_round_trip) {
+  const auto tokenizer = load("llama-spm");
+  std::mt19937 random(8);
+  for (int i = 0; i < 200; ++i) {
+    const std::string text = random_bytes(random, random() % 300);
+    const auto ids = tokenizer->encode(text, {.add_special = false, .parse_special = false});
+    ASSERT_EQ(tokenizer->decode(ids), text) << "round " << i;
+  }
+}
+
+TEST(gguf_tokenizer, adds_bos_as_the_file_asks) {
+  EXPECT_EQ(load("llama-spm")->encode("Hello"), (std::vector<Token>{1, 15043}));
+  EXPECT_EQ(load("llama-spm")->encode(""), (std::vector<Token>{1}));
+  EXPECT_EQ(load("gpt-2")->encode("Hello"), (std::vector<Token>{15496}));
+  EXPECT_EQ(load("deepseek-coder")->encode("", {.parse_special = false}),
+            (std::vector<Token>{32013}));
+}
+
+TEST(gguf_tokenizer, special_text_is_parsed_only_when_asked) {
+  const auto tokenizer = load("llama-spm");
+  EXPECT_EQ(tokenizer->encode("</s>", {.add_special = false}), (std::vector<Token>{2}));
+  const auto spelled = tokenizer->encode("</s>", {.add_special = false, .parse_special = false});
+  EXPECT_EQ(tokenizer->decode(spelled), "</s>");
+  for (const Token token : spelled) EXPECT_NE(tokenizer->kind(token), TokenKind::kControl);
+}
+
+TEST(gguf_tokenizer, control_tokens_are_hidden) {
+  const auto tokenizer = load("llama-spm");
+  const std::vector<Token> ids{1, 15043, 2};
+  EXPECT_EQ(tokenizer->decode(ids), "Hello");
+  EXPECT_EQ(tokenizer->decode(ids, /*show_special=*/true), "<s> Hello</s>");
+}
+
+TEST(gguf_tokenizer, knows_what_ends_an_answer) {
+  EXPECT_TRUE(load("llama-spm")->is_end(2));
+  EXPECT_FALSE(load("llama-spm")->is_end(1));
+  EXPECT_TRUE(load("gpt-2")->is_end(50256));
+  EXPECT_TRUE(load("falcon")->is_end(11));
+}
+
+TEST(gguf_tokenizer, refuses_tokens_outside_the_vocabulary) {
+  const auto tokenizer = load("gpt-2");
+  EXPECT_EQ(tokenizer->vocab_size(), 50257u);
+  for (const Token token : {-1, 50257, 1 << 30}) {
+    EXPECT_THROW(tokenizer->piece(token), Error);
+    EXPECT_THROW(tokenizer->kind(token), Error);
+    EXPECT_THROW(tokenizer->text(token), Error);
+    EXPECT_FALSE(tokenizer->is_end(token));
+  }
+}
+
+TEST(gguf_tokenizer, long_runs_take_no_quadratic_time) {
+  const std::string letters(1 << 20, 'a'), spaces(1 << 20, ' '), lines(1 << 20, '\n');
+  for (const char* name : {"gpt-2", "falcon", "deepseek-coder", "llama-spm"}) {
+    const auto tokenizer = load(name);
+    for (const std::string& text : {letters, spaces, lines}) {
+      EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)), text) << name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace weft::formats
