@@ -1,4 +1,6 @@
 #include <cstdio>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -11,22 +13,43 @@ constexpr cli::AddCommand kCommands[] = {
     cli::add_doctor,
 };
 
+// What CLI11 could not place: a misspelt command or flag. Its own message ("The following argument
+// was not expected") names neither kind.
+std::string unexpected(const CLI::App& program) {
+  const std::vector<std::string> rest = program.remaining(true);
+  const std::string first = rest.empty() ? "" : rest.front();
+  if (first.starts_with('-')) return "unknown option '" + first + "'";
+  return (program.get_subcommands().empty() ? "unknown command '" : "unexpected argument '") +
+         first + "'";
+}
+
+int complain(const std::string& what, const CLI::App& program) {
+  const auto chosen = program.get_subcommands();
+  const std::string command = chosen.empty() ? "" : " " + chosen.front()->get_name();
+  std::fprintf(stderr, "weft: %s. See 'weft%s --help'.\n", what.c_str(), command.c_str());
+  return exit_code(ErrorKind::kInvalidInput);
+}
+
 int run(int argc, char** argv) {
-  CLI::App program{"Weft runs, serves and post-trains generative models on the machines people have."};
+  CLI::App program{
+      "Weft runs, serves and post-trains generative models on the machines people have."};
   program.name("weft");
   program.set_version_flag("--version", "weft " WEFT_VERSION);
-  program.require_subcommand(1);
-  program.footer("Example: weft generate \"Why is the sky blue?\"\nHelp on a command: weft COMMAND --help");
+  program.require_subcommand(0,
+                             1);  // none is our own complaint below: CLI11's would hide a bad flag
+  program.footer(
+      "Example: weft generate \"Why is the sky blue?\"\nHelp on a command: weft COMMAND --help");
   const StopToken stop = install_interrupt_handlers();
   for (const cli::AddCommand add : kCommands) add(program, stop);
   try {
     program.parse(argc, argv);
-    return 0;
+    return program.get_subcommands().empty() ? complain("no command given", program) : 0;
   } catch (const CLI::Success& asked_for_help) {
     return program.exit(asked_for_help);
+  } catch (const CLI::ExtrasError&) {
+    return complain(unexpected(program), program);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "weft: %s\nSee 'weft --help'.\n", error.what());
-    return exit_code(ErrorKind::kInvalidInput);
+    return complain(error.what(), program);
   }
 }
 

@@ -9,10 +9,10 @@ namespace weft::kernels {
 
 enum class Isa { kPortable, kAvx2, kAvx512 };  // kAvx512 means with VNNI
 
-Isa active_isa();                    // kUnsupported if WEFT_ISA names one this CPU lacks
+Isa active_isa();  // kUnsupported if WEFT_ISA names one this CPU lacks
 const char* name(Isa isa);
-std::vector<Isa> available_isas();   // best first
-bool has_native_bf16();              // AVX512_BF16 dot products, and the active ISA is kAvx512
+std::vector<Isa> available_isas();  // best first
+bool has_native_bf16();             // AVX512_BF16 dot products, and the active ISA is kAvx512
 
 // For tests and benches: from now on this one. Not while kernels run.
 void force_isa(Isa isa);

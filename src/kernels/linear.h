@@ -1,10 +1,10 @@
-// A prepacked weight matrix and its product, y = x W^T (+ bias). Every matrix of every model is one:
-// a shard of it, a subset of its rows (VocabTailor) and a streamed one (Megrez2 experts) are Linears
-// too, so no model knows the difference.
+// A prepacked weight matrix and its product, y = x W^T (+ bias). Every matrix of every model is
+// one: a shard of it, a subset of its rows (VocabTailor) and a streamed one (Megrez2 experts) are
+// Linears too, so no model knows the difference.
 //
-// Batch-invariant: a row of y depends only on its row of x and on W, bit for bit, whatever the number
-// of rows in the call and of cores in the set. (Each output is one sum over the input features, in an
-// order that the weight format fixes; work is split over outputs and rows only.)
+// Batch-invariant: a row of y depends only on its row of x and on W, bit for bit, whatever the
+// number of rows in the call and of cores in the set. (Each output is one sum over the input
+// features, in an order that the weight format fixes; work is split over outputs and rows only.)
 //
 // Thread-safety: a packed Linear is immutable; any number of threads may multiply by it.
 #pragma once
@@ -24,33 +24,30 @@ namespace weft::kernels {
 // 32 values, rounded to nearest).
 enum class ActivationKind : uint8_t { kF32, kBF16, kInt8 };
 
-// Rows of x, converted once for all Linears that read them. Owned by one thread; reused from step to
-// step (allocates only when it grows).
+struct QuantisedBlock;  // panel_layout.h
+
+// Rows of x, converted once for all Linears that read them. Owned by one thread; reused from step
+// to step (allocates only when it grows).
 class Activations {
  public:
-  // x: (num_rows, features) f32, `stride` values from row to row. The f32 rows are looked at again by
-  // f32 products, so they must stay until the last multiply().
+  // x: (num_rows, features) f32, `stride` values from row to row. Looked at until prepare() has
+  // been called for every kind that is needed; multiply() calls it.
   void set(const float* x, size_t num_rows, size_t features, size_t stride);
-
-  // Makes the converted copy if this x has none yet. multiply() calls it.
-  void prepare(ActivationKind kind, const CoreSet& cores);
+  void prepare(ActivationKind kind, const CoreSet& cores);  // does nothing the second time
 
   size_t num_rows() const { return num_rows_; }
   size_t features() const { return features_; }
-  const float* f32_row(size_t r) const { return x_ + r * stride_; }
-  const uint16_t* bf16_row(size_t r) const { return bf16_.data() + r * features_; }
-  const int8_t* int8_row(size_t r) const { return int8_.data() + r * features_; }
-  const float* scale_row(size_t r) const { return scale_.data() + r * (features_ / 32); }
-  const int32_t* sum_row(size_t r) const { return sum_.data() + r * (features_ / 16); }
+
+  // The converted rows of the tile that starts at `first_row` (order: panel_layout.h).
+  const void* tile(ActivationKind kind, size_t first_row) const;
 
  private:
   const float* x_ = nullptr;
   size_t num_rows_ = 0, features_ = 0, stride_ = 0;
-  bool has_bf16_ = false, has_int8_ = false;
-  Scratch<uint16_t> bf16_;  // (num_rows, features)
-  Scratch<int8_t> int8_;    // (num_rows, features), x ~ scale * code
-  Scratch<float> scale_;    // (num_rows, features / 32)
-  Scratch<int32_t> sum_;    // (num_rows, features / 16), sums of codes
+  bool prepared_[3] = {};
+  Scratch<float> f32_;
+  Scratch<uint16_t> bf16_;
+  Scratch<uint8_t> int8_;
 };
 
 class Linear {
