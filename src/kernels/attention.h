@@ -1,10 +1,11 @@
-// Causal grouped-query attention over a paged KV cache, blocked with a running softmax (FlashAttention,
-// arXiv 2205.14135 and 2307.08691), for prefill, decode and any ragged mix of both in one call.
+// Causal grouped-query attention over a paged KV cache, blocked with a running softmax
+// (FlashAttention, arXiv 2205.14135 and 2307.08691), for prefill, decode and any ragged mix of both
+// in one call.
 //
 // Batch-invariant: the result for a query depends only on the query, its position and the keys and
 // values up to it, bit for bit: prefill in one piece, in chunks or token by token agree, as do any
-// number of cores. (Keys are visited in blocks cut at fixed absolute positions; a long context is cut
-// into fixed spans whose partial results are merged in order.)
+// number of cores. (Keys are visited in blocks cut at fixed absolute positions; a long context is
+// cut into fixed spans whose partial results are merged in order.)
 #pragma once
 
 #include <cstddef>
@@ -19,8 +20,8 @@ namespace weft::kernels {
 struct AttentionShape {
   size_t num_heads = 0;  // a multiple of kv.num_kv_heads
   KvShape kv;
-  float scale = 1;       // usually 1 / sqrt(head_dim)
-  size_t window = 0;     // sliding window in tokens; 0 = all earlier tokens
+  float scale = 1;    // usually 1 / sqrt(head_dim)
+  size_t window = 0;  // sliding window in tokens; 0 = all earlier tokens
 };
 
 // One sequence's part of the batch: queries at positions first_position ... first_position +
@@ -35,11 +36,17 @@ struct AttentionCall {
   KvView kv;
 };
 
+struct AttentionTile;
+
 // Scratch that attention keeps between calls. Owned by one engine thread.
 struct AttentionScratch {
-  Scratch<float> partial;
+  Scratch<AttentionTile> tiles;
+  Scratch<float> core;     // what each core works on
+  Scratch<float> partial;  // results of spans, where several cores share one query
 };
 
+// Accuracy: keys, values as stored; f32 sums. On CPUs with bf16 dot products, bf16 pages also round
+// queries and probabilities to bf16 (relative 2^-9 each). kv.head_dim <= 512.
 void attention(const AttentionShape& shape, std::span<const AttentionCall> calls,
                AttentionScratch& scratch, const CoreSet& cores);
 

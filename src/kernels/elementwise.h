@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 namespace weft::kernels {
@@ -15,7 +14,8 @@ void rms_norm(const float* x, const float* weight, float eps, size_t n, float* o
 // out[i] = silu(gate[i]) * up[i], silu(z) = z / (1 + exp(-z)) (SwiGLU, arXiv 2002.05202).
 void silu_multiply(const float* gate, const float* up, size_t n, float* out);
 
-// In-place softmax over n logits, subtracting the maximum first.
+// In-place softmax over n logits, subtracting the maximum first. Logits of -inf get 0; one at least
+// must be finite.
 void softmax(float* x, size_t n);
 
 enum class RopeStyle : uint8_t {
@@ -23,15 +23,21 @@ enum class RopeStyle : uint8_t {
   kHalf,         // turns pairs (i, i + dim/2): Hugging Face checkpoints, Qwen
 };
 
-// The angular frequency of each pair, after scaling (arXiv 2104.09864; Llama 3's and YaRN's change it).
+// The angular frequency of each pair, after scaling (arXiv 2104.09864; Llama 3's and YaRN's change
+// it).
 struct RopeTable {
   RopeStyle style = RopeStyle::kHalf;
   std::vector<float> inverse_frequency;  // (rotary_dim / 2)
   float magnitude = 1;                   // multiplies sin and cos (YaRN's attention factor)
 };
 
-// Rotates `num_heads` heads of `head_dim` values in place for one token at `position`. The first
+// The angles of one position, times the magnitude: rotary_dim values, cosines then sines. Computed
+// once per token of a forward pass and used in all layers. Exact to f32 rounding at any position.
+void rope_angles(const RopeTable& table, size_t position, float* cos_sin);
+
+// Rotates `num_heads` heads of `head_dim` values in place by what rope_angles() computed. The first
 // 2 * inverse_frequency.size() values of each head turn, the rest stay.
-void rope(const RopeTable& table, size_t position, size_t num_heads, size_t head_dim, float* heads);
+void rope(const RopeTable& table, const float* cos_sin, size_t num_heads, size_t head_dim,
+          float* heads);
 
 }  // namespace weft::kernels

@@ -26,7 +26,8 @@ struct KvShape {
   size_t page_bytes(KvFormat f) const { return 2 * num_kv_heads * head_bytes(f); }
 };
 
-// One page of one layer. K of head h starts at h * head_bytes, V at (num_kv_heads + h) * head_bytes.
+// One page of one layer. K of head h starts at h * head_bytes, V at (num_kv_heads + h) *
+// head_bytes.
 struct KvPage {
   const uint8_t* data = nullptr;
   KvFormat format = KvFormat::kF16;
@@ -37,18 +38,20 @@ struct KvView {
   size_t length = 0;              // tokens stored
 };
 
-// Rounds one token's keys and values into its place of a page. k, v: (num_kv_heads, head_dim) f32.
-void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t token_in_page,
-              const float* k, const float* v);
+// Rounds keys and values of `num_tokens` tokens into places first_token ... of one page (nearest
+// even; f16 saturates at +-65504, so that an outlier spoils one score and not the whole sequence).
+// k, v: (num_tokens, num_kv_heads, head_dim) f32, `stride` values from token to token.
+void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t first_token,
+              size_t num_tokens, const float* k, const float* v, size_t stride);
 
 // What a model needs of a cache, for one forward pass over several sequences.
 class KvStore {
  public:
   virtual ~KvStore() = default;
-  // Stores k, v (num_tokens, num_kv_heads * head_dim) f32, RoPE applied, `stride` values from token to
-  // token, of `sequence` at positions first_position ... in `layer`. Room has been reserved before.
-  // Called for each layer once per forward pass, from the engine thread (threads do not race on one
-  // sequence).
+  // Stores k, v (num_tokens, num_kv_heads * head_dim) f32, RoPE applied, `stride` values from token
+  // to token, of `sequence` at positions first_position ... in `layer`. Room has been reserved
+  // before. Called for each layer once per forward pass, from the engine thread (threads do not
+  // race on one sequence). One thread is enough: it is a thousandth of the pass.
   virtual void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
                       const float* k, const float* v, size_t stride) = 0;
   // Valid until the next append, reserve or release of that sequence.
