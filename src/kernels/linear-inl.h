@@ -239,6 +239,14 @@ HWY_INLINE void AddGroups(const uint8_t* codes, const QuantisedBlock* rows, VI (
   add(Group<kBits, kFirst + 3>(codes), kFirst + 3);
 }
 
+// Codes are asked for this many blocks ahead, into the second-level cache: with one row the
+// processor cannot look far enough ahead by itself, and with four it does not. (Zen 4, matrix in
+// memory: 4 rows of q4_1 at 15 instead of 10 GB/s; fetching to the first level gained half of
+// that.)
+constexpr size_t kPrefetchBlocks = 16;
+
+HWY_INLINE void PrefetchToL2(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+
 template <DType kType, size_t M>
 void MultiplyQuantised(const TileCall& call) {
   constexpr PanelFormat f = panel_format(kType);
@@ -254,6 +262,8 @@ void MultiplyQuantised(const TileCall& call) {
       VF acc[M];
       for (size_t m = 0; m < M; ++m) acc[m] = hn::Zero(df);
       for (size_t b = 0; b < num_blocks; ++b) {
+        for (size_t line = 0; line < code_bytes(f.bits); line += 64)
+          PrefetchToL2(codes + kPrefetchBlocks * code_bytes(f.bits) + line);
         const size_t sub = b % f.blocks_per_scale;
         const BlockScales s = LoadScales<kType>(group, sub, slice);
         if constexpr (f.sub_blocks) {
