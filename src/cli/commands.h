@@ -6,6 +6,7 @@
 namespace weft::cli {
 
 void add_quantize(CLI::App& program, StopToken stop);
+void add_bench(CLI::App& program, StopToken stop);
 void add_doctor(CLI::App& program, StopToken stop);
 
 }  // namespace weft::cli

@@ -11,6 +11,7 @@ using namespace weft;
 
 constexpr cli::AddCommand kCommands[] = {
     cli::add_quantize,
+    cli::add_bench,
     cli::add_doctor,
 };
 

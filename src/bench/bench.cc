@@ -1,0 +1,30 @@
+#include "bench/bench.h"
+
+namespace weft::bench {
+namespace {
+
+constexpr Bench kBenches[] = {
+    {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
+     "weft bench kernels --quick", false, run_kernels},
+};
+
+}  // namespace
+
+std::span<const Bench> benches() { return kBenches; }
+
+std::vector<std::vector<double>> alternate(int rounds,
+                                           std::span<const std::function<double()>> contestants,
+                                           StopToken stop) {
+  std::vector<std::vector<double>> values(contestants.size());
+  for (int round = 0; round <= rounds; ++round) {
+    for (size_t i = 0; i < contestants.size(); ++i) {
+      stop.throw_if_stopped();
+      const size_t turn = (i + static_cast<size_t>(round)) % contestants.size();
+      const double value = contestants[turn]();
+      if (round > 0) values[turn].push_back(value);
+    }
+  }
+  return values;
+}
+
+}  // namespace weft::bench

@@ -1,0 +1,43 @@
+// The benches of the program, one file each: `weft bench NAME`. A bench runs baseline and technique
+// alternately in one process run, checks what they compute, and reports medians, spread and ratios.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/interrupt.h"
+#include "bench/report.h"
+
+namespace weft::bench {
+
+struct BenchOptions {
+  bool quick = false;  // under a minute on two cores
+  std::vector<size_t> threads = {1, 2};
+  std::vector<std::filesystem::path> models;  // for the benches that take any
+  std::optional<std::filesystem::path> peer;  // llama-bench of a llama.cpp build
+  StopToken stop;
+};
+
+struct Bench {
+  const char* name;
+  const char* description;
+  const char* example;
+  bool takes_models;
+  Report (*run)(const BenchOptions& options);
+};
+std::span<const Bench> benches();
+
+Report run_llm(const BenchOptions& options);
+Report run_kernels(const BenchOptions& options);
+
+// Measures every contestant once a round, `rounds` times, after one round that warms up and is not
+// counted. The order turns round by round, so that a machine that slows down slows all of them.
+// Gives each contestant's values.
+std::vector<std::vector<double>> alternate(int rounds,
+                                           std::span<const std::function<double()>> contestants,
+                                           StopToken stop);
+
+}  // namespace weft::bench

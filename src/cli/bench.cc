@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "bench/bench.h"
+#include "cli/commands.h"
+#include "cli/default_model.h"
+
+namespace weft::cli {
+namespace {
+
+struct Options {
+  bench::BenchOptions bench;
+  std::string peer, json_file;
+};
+
+void run(const bench::Bench& bench, Options& options) {
+  for (const size_t threads : options.bench.threads) {
+    if (threads == 0 || threads > available_cores())
+      fail(ErrorKind::kInvalidInput, "--threads {}: this process may use 1 to {} cores", threads,
+           available_cores());
+  }
+  if (bench.takes_models && options.bench.models.empty()) options.bench.models = {default_model()};
+  if (!options.peer.empty()) options.bench.peer = options.peer;
+  const bench::Report report = bench.run(options.bench);
+  bench::print(report);
+  if (!options.json_file.empty()) bench::write_json(report, options.json_file);
+}
+
+void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken stop) {
+  CLI::App* command = parent.add_subcommand(bench.name, bench.description);
+  command->footer(std::string("Example: ") + bench.example);
+  auto options = std::make_shared<Options>();
+  options->bench.stop = stop;
+  if (available_cores() < 2) options->bench.threads = {1};
+  if (bench.takes_models) {
+    command->add_option("--model", options->bench.models,
+                        "GGUF files to measure (default: the default model)");
+    command->add_option("--peer", options->peer,
+                        "llama-bench of a llama.cpp build (tools/build_peer.sh makes one)");
+  }
+  command->add_option("--threads", options->bench.threads, "Thread counts")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_flag("--quick", options->bench.quick, "Under a minute on 2 cores: fewer rounds");
+  command->add_option("--json", options->json_file, "Also write everything to this file");
+  command->callback([&bench, options] { run(bench, *options); });
+}
+
+}  // namespace
+
+void add_bench(CLI::App& program, StopToken stop) {
+  CLI::App* command =
+      program.add_subcommand("bench", "Measure this machine's speed, beside its limits");
+  command->footer("Example: weft bench llm --quick");
+  command->require_subcommand(1);
+  for (const bench::Bench& bench : bench::benches()) add_bench_command(*command, bench, stop);
+}
+
+}  // namespace weft::cli
