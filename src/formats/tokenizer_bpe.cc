@@ -44,31 +44,8 @@ const ByteLetters& byte_letters() {
   return letters;
 }
 
-uint64_t pair_key(Token left, Token right) {
+uint64_t token_pair(Token left, Token right) {
   return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
-}
-
-uint32_t rank_of(const MergeTable& merges, Token left, Token right) {
-  const MergeTable::Merge* merge = merges.find(left, right);
-  return merge == nullptr ? kNoRank : merge->rank;
-}
-
-// Merges tokens[0, count) in place by looking for the lowest rank again and again; returns the
-// count.
-size_t merge_by_scanning(const MergeTable& merges, Token* tokens, size_t count) {
-  uint32_t ranks[kScanLimit];  // of (i, i + 1)
-  for (size_t i = 0; i + 1 < count; ++i) ranks[i] = rank_of(merges, tokens[i], tokens[i + 1]);
-  while (count > 1) {
-    const size_t best = static_cast<size_t>(std::min_element(ranks, ranks + count - 1) - ranks);
-    if (ranks[best] == kNoRank) break;
-    tokens[best] = merges.find(tokens[best], tokens[best + 1])->merged;
-    std::copy(tokens + best + 2, tokens + count, tokens + best + 1);
-    if (best + 2 < count) std::copy(ranks + best + 2, ranks + count - 1, ranks + best + 1);
-    --count;
-    if (best + 1 < count) ranks[best] = rank_of(merges, tokens[best], tokens[best + 1]);
-    if (best > 0) ranks[best - 1] = rank_of(merges, tokens[best - 1], tokens[best]);
-  }
-  return count;
 }
 
 struct Candidate {
@@ -80,65 +57,19 @@ struct Candidate {
   }
 };
 
-// The same for long pieces, in O(n log n): a linked list of tokens and a heap of mergeable pairs.
-size_t merge_by_heap(const MergeTable& merges, Token* tokens, size_t count) {
-  constexpr uint32_t kNone = ~uint32_t{0};
-  std::vector<uint32_t> next(count), previous(count);
-  std::vector<Candidate> initial;
-  initial.reserve(count);
-  for (size_t i = 0; i < count; ++i) {
-    previous[i] = i == 0 ? kNone : static_cast<uint32_t>(i - 1);
-    next[i] = i + 1 == count ? kNone : static_cast<uint32_t>(i + 1);
-    if (i + 1 == count) break;
-    const uint32_t rank = rank_of(merges, tokens[i], tokens[i + 1]);
-    if (rank == kNoRank) continue;
-    initial.push_back({rank, static_cast<uint32_t>(i), pair_key(tokens[i], tokens[i + 1])});
-  }
-  std::priority_queue heap(std::greater<Candidate>{}, std::move(initial));
-  constexpr Token kGone = -1;
-  const auto offer = [&](uint32_t left) {
-    const uint32_t right = next[left];
-    const uint32_t rank = rank_of(merges, tokens[left], tokens[right]);
-    if (rank != kNoRank) heap.push({rank, left, pair_key(tokens[left], tokens[right])});
-  };
-  while (!heap.empty()) {
-    const Candidate top = heap.top();
-    heap.pop();
-    const uint32_t left = top.left, right = next[left];
-    if (tokens[left] == kGone || right == kNone) continue;
-    if (pair_key(tokens[left], tokens[right]) != top.pair) continue;
-    tokens[left] = merges.find(tokens[left], tokens[right])->merged;
-    tokens[right] = kGone;
-    next[left] = next[right];
-    if (next[left] != kNone) previous[next[left]] = left;
-    if (previous[left] != kNone) offer(previous[left]);
-    if (next[left] != kNone) offer(left);
-  }
-  return static_cast<size_t>(std::remove(tokens, tokens + count, kGone) - tokens);
+bool is_concatenation(std::string_view text, const MergeTexts& merge) {
+  return text.size() == merge.left.size() + merge.right.size() && text.starts_with(merge.left) &&
+         text.ends_with(merge.right);
 }
 
-// Merges come mostly in the order of the tokens they make: the token after the last one made is
-// compared first, and the index, which misses the cache, is asked only if that fails.
-Token find_merged(const Vocabulary& vocabulary, const MergeTexts& merge, Token last,
-                  std::string& buffer) {
-  const Token guess = last + 1;
-  if (vocabulary.contains(guess)) {
-    const std::string_view text = vocabulary.text(guess);
-    if (text.size() == merge.left.size() + merge.right.size() && text.starts_with(merge.left) &&
-        text.ends_with(merge.right)) {
-      return guess;
-    }
+// Merges come mostly in the order of the tokens they make: the token made last (by another pair)
+// and the one after it are compared first; the index, which misses the cache, is asked if that
+// fails.
+Token find_merged(const Vocabulary& vocabulary, const MergeTexts& merge, Token last) {
+  for (const Token guess : {last + 1, last}) {
+    if (vocabulary.contains(guess) && is_concatenation(vocabulary.text(guess), merge)) return guess;
   }
-  buffer.assign(merge.left).append(merge.right);
-  return vocabulary.find(buffer);
-}
-
-[[noreturn]] void fail_merge(size_t index, const MergeTexts& merge, std::string_view missing) {
-  fail(ErrorKind::kInvalidInput,
-       "merge {} ('{}' with '{}') needs the token '{}', which the vocabulary doesn't have. The "
-       "file is "
-       "damaged or was converted wrongly: fetch or convert it again",
-       index, merge.left, merge.right, missing);
+  return vocabulary.find(std::string(merge.left).append(merge.right));
 }
 
 }  // namespace
@@ -162,29 +93,32 @@ std::string bytes_of_letters(std::string_view text) {
   return bytes;
 }
 
-MergeTable::MergeTable(size_t expected) {
-  const size_t capacity = std::bit_ceil(std::max<size_t>(16, expected + expected / 2));
-  merges_.resize(capacity);
-  shift_ = 64 - std::countr_zero(capacity);
+uint64_t MergeTable::pair_of(uint64_t left_hash, uint64_t right_hash) {
+  const unsigned __int128 product =
+      static_cast<unsigned __int128>(left_hash ^ 0x9E3779B97F4A7C15u) *
+      (right_hash ^ 0xE7037ED1A0B428DBu);
+  const uint64_t pair = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+  return pair == 0 ? 1 : pair;
 }
 
-void MergeTable::insert(Token left, Token right, uint32_t rank, Token merged) {
-  const uint64_t pair = pair_key(left, right);
+MergeTable::MergeTable(size_t expected)
+    : merges_(std::bit_ceil(std::max<size_t>(16, expected + expected / 2))) {}
+
+void MergeTable::insert(Merge merge) {
   const size_t mask = merges_.size() - 1;
-  for (size_t i = slot(pair);; i = (i + 1) & mask) {
-    if (merges_[i].pair == pair) return;
-    if (merges_[i].pair != kEmpty) continue;
-    merges_[i] = {pair, rank, merged};
+  for (size_t i = slot(merge.pair);; i = (i + 1) & mask) {
+    if (merges_[i].pair == merge.pair) return;
+    if (merges_[i].pair != 0) continue;
+    merges_[i] = merge;
     return;
   }
 }
 
-const MergeTable::Merge* MergeTable::find(Token left, Token right) const {
-  const uint64_t pair = pair_key(left, right);
+const MergeTable::Merge* MergeTable::find(uint64_t pair) const {
   const size_t mask = merges_.size() - 1;
   for (size_t i = slot(pair);; i = (i + 1) & mask) {
     if (merges_[i].pair == pair) return &merges_[i];
-    if (merges_[i].pair == kEmpty) return nullptr;
+    if (merges_[i].pair == 0) return nullptr;
   }
 }
 
@@ -204,17 +138,96 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, std::span<const MergeTexts> mer
     const char letter = static_cast<char>(byte);
     ascii_tokens_[byte] = vocabulary.find({&letter, 1});
   }
+  load_merges(merges);
+}
+
+void BpeModel::load_merges(std::span<const MergeTexts> merges) {
+  constexpr size_t kBlock = 32;  // slots asked for before the first of them is used
+  uint64_t pairs[kBlock];
   Token last = -1;
-  std::string buffer;
-  for (size_t i = 0; i < merges.size(); ++i) {
-    const Token left = vocabulary.find(merges[i].left);
-    if (left < 0) fail_merge(i, merges[i], merges[i].left);
-    const Token right = vocabulary.find(merges[i].right);
-    if (right < 0) fail_merge(i, merges[i], merges[i].right);
-    last = find_merged(vocabulary, merges[i], last, buffer);
-    if (last < 0) fail_merge(i, merges[i], buffer);
-    merges_.insert(left, right, static_cast<uint32_t>(i), last);
+  for (size_t begin = 0; begin < merges.size(); begin += kBlock) {
+    const std::span<const MergeTexts> block =
+        merges.subspan(begin, std::min(kBlock, merges.size() - begin));
+    for (size_t i = 0; i < block.size(); ++i) {
+      pairs[i] = MergeTable::pair_of(hash_text(block[i].left), hash_text(block[i].right));
+      merges_.prefetch(pairs[i]);
+    }
+    for (size_t i = 0; i < block.size(); ++i) {
+      last = find_merged(vocabulary_, block[i], last);
+      if (last < 0) {
+        fail(ErrorKind::kInvalidInput,
+             "merge {} makes '{}{}', which is no token. The file is damaged or was converted "
+             "wrongly: fetch or convert it again",
+             begin + i, block[i].left, block[i].right);
+      }
+      merges_.insert({pairs[i], static_cast<uint32_t>(begin + i), last});
+    }
   }
+}
+
+const MergeTable::Merge* BpeModel::find_merge(Token left, Token right) const {
+  return merges_.find(
+      MergeTable::pair_of(vocabulary_.text_hash(left), vocabulary_.text_hash(right)));
+}
+
+uint32_t BpeModel::rank_of(Token left, Token right) const {
+  const MergeTable::Merge* merge = find_merge(left, right);
+  return merge == nullptr ? kNoRank : merge->rank;
+}
+
+// Merges tokens[0, count) in place by looking for the lowest rank again and again; returns the
+// count.
+size_t BpeModel::merge_by_scanning(Token* tokens, size_t count) const {
+  uint32_t ranks[kScanLimit];  // of (i, i + 1)
+  for (size_t i = 0; i + 1 < count; ++i) ranks[i] = rank_of(tokens[i], tokens[i + 1]);
+  while (count > 1) {
+    const size_t best = static_cast<size_t>(std::min_element(ranks, ranks + count - 1) - ranks);
+    if (ranks[best] == kNoRank) break;
+    tokens[best] = find_merge(tokens[best], tokens[best + 1])->merged;
+    std::copy(tokens + best + 2, tokens + count, tokens + best + 1);
+    if (best + 2 < count) std::copy(ranks + best + 2, ranks + count - 1, ranks + best + 1);
+    --count;
+    if (best + 1 < count) ranks[best] = rank_of(tokens[best], tokens[best + 1]);
+    if (best > 0) ranks[best - 1] = rank_of(tokens[best - 1], tokens[best]);
+  }
+  return count;
+}
+
+// The same for long pieces, in O(n log n): a linked list of tokens and a heap of mergeable pairs.
+size_t BpeModel::merge_by_heap(Token* tokens, size_t count) const {
+  constexpr uint32_t kNone = ~uint32_t{0};
+  std::vector<uint32_t> next(count), previous(count);
+  std::vector<Candidate> initial;
+  initial.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    previous[i] = i == 0 ? kNone : static_cast<uint32_t>(i - 1);
+    next[i] = i + 1 == count ? kNone : static_cast<uint32_t>(i + 1);
+    if (i + 1 == count) break;
+    const uint32_t rank = rank_of(tokens[i], tokens[i + 1]);
+    if (rank == kNoRank) continue;
+    initial.push_back({rank, static_cast<uint32_t>(i), token_pair(tokens[i], tokens[i + 1])});
+  }
+  std::priority_queue heap(std::greater<Candidate>{}, std::move(initial));
+  constexpr Token kGone = -1;
+  const auto offer = [&](uint32_t left) {
+    const uint32_t right = next[left];
+    const uint32_t rank = rank_of(tokens[left], tokens[right]);
+    if (rank != kNoRank) heap.push({rank, left, token_pair(tokens[left], tokens[right])});
+  };
+  while (!heap.empty()) {
+    const Candidate top = heap.top();
+    heap.pop();
+    const uint32_t left = top.left, right = next[left];
+    if (tokens[left] == kGone || right == kNone) continue;
+    if (token_pair(tokens[left], tokens[right]) != top.pair) continue;
+    tokens[left] = find_merge(tokens[left], tokens[right])->merged;
+    tokens[right] = kGone;
+    next[left] = next[right];
+    if (next[left] != kNone) previous[next[left]] = left;
+    if (previous[left] != kNone) offer(previous[left]);
+    if (next[left] != kNone) offer(left);
+  }
+  return static_cast<size_t>(std::remove(tokens, tokens + count, kGone) - tokens);
 }
 
 Token BpeModel::whole_piece(std::string_view piece) const {
@@ -276,8 +289,8 @@ void BpeModel::encode(std::string_view piece, std::vector<Token>& out) const {
   start(piece, out);
   Token* tokens = out.data() + begin;
   const size_t count = out.size() - begin;
-  const size_t left = count <= kScanLimit ? merge_by_scanning(merges_, tokens, count)
-                                          : merge_by_heap(merges_, tokens, count);
+  const size_t left =
+      count <= kScanLimit ? merge_by_scanning(tokens, count) : merge_by_heap(tokens, count);
   out.resize(begin + left);
 }
 

@@ -37,29 +37,32 @@ struct MergeTexts {
   std::string_view left, right;
 };
 
-// (left, right) -> rank and the token they become. Open addressing, one probe in most cases.
+// (left, right) -> rank and the token they become. Open addressing. A pair is known by the 64-bit
+// hash of its two texts: loading then needs no look-up of the parts, which would miss the cache
+// 100k times (measured on Llama 3's 280k merges: 160 ms with look-ups, 12 without).
 class MergeTable {
  public:
   struct Merge {
-    uint64_t pair = kEmpty;
+    uint64_t pair = 0;  // 0: empty slot
     uint32_t rank = 0;
     Token merged = 0;
   };
+  static uint64_t pair_of(uint64_t left_hash, uint64_t right_hash);
+
   explicit MergeTable(size_t expected);
-  void insert(Token left, Token right, uint32_t rank,
-              Token merged);                         // the first of equal pairs stays
-  const Merge* find(Token left, Token right) const;  // nullptr if there is no merge
+  void insert(Merge merge);                // the first of equal pairs stays
+  const Merge* find(uint64_t pair) const;  // nullptr if there is no merge
+  void prefetch(uint64_t pair) const { __builtin_prefetch(&merges_[slot(pair)]); }
 
  private:
-  static constexpr uint64_t kEmpty = ~uint64_t{0};
-  size_t slot(uint64_t pair) const { return (pair * 0x9E3779B97F4A7C15u) >> shift_; }
+  size_t slot(uint64_t pair) const { return pair & (merges_.size() - 1); }
   std::vector<Merge> merges_;
-  int shift_;
 };
 
 class BpeModel final : public TokenModel {
  public:
-  // `vocabulary` outlives the model. kInvalidInput: a merge of or to a text that is no token.
+  // `vocabulary` outlives the model. kInvalidInput: a merge to a text that is no token. (A merge
+  // *of* such a text can never happen and is not looked for.)
   BpeModel(const Vocabulary& vocabulary, std::span<const MergeTexts> merges, BpeOptions options);
   void encode(std::string_view piece, std::vector<Token>& out) const override;
 
@@ -67,6 +70,11 @@ class BpeModel final : public TokenModel {
   void start(std::string_view piece, std::vector<Token>& out) const;
   void start_with_characters(std::string_view piece, std::vector<Token>& out) const;
   Token whole_piece(std::string_view piece) const;
+  const MergeTable::Merge* find_merge(Token left, Token right) const;
+  uint32_t rank_of(Token left, Token right) const;
+  void load_merges(std::span<const MergeTexts> merges);
+  size_t merge_by_scanning(Token* tokens, size_t count) const;
+  size_t merge_by_heap(Token* tokens, size_t count) const;
 
   const Vocabulary& vocabulary_;
   BpeOptions options_;

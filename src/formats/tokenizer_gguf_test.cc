@@ -1,13 +1,14 @@
 // Vocabulary-only GGUF files against the ids that llama.cpp publishes for them.
 #include <gtest/gtest.h>
 
-#include <filesystem>
+#include <map>
 #include <random>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "formats/gguf.h"
 #include "formats/tokenizer.h"
+#include "formats/tokenizer_vocabulary.h"
 
 namespace weft::formats {
 namespace {
@@ -95,6 +96,19 @@ TEST(gguf_tokenizer, sentencepiece_round_trip) {
     const std::string text = random_bytes(random, random() % 300);
     const auto ids = tokenizer->encode(text, {.add_special = false, .parse_special = false});
     ASSERT_EQ(tokenizer->decode(ids), text) << "round " << i;
+  }
+}
+
+// Merges are known by the hash of their texts.
+TEST(gguf_tokenizer, text_hashes_are_distinct) {
+  for (const char* name : {"gpt-2", "falcon", "deepseek-coder", "llama-spm"}) {
+    const auto tokenizer = load(name);
+    std::map<uint64_t, std::string_view> seen;
+    for (size_t id = 0; id < tokenizer->vocab_size(); ++id) {
+      const std::string_view text = tokenizer->text(static_cast<Token>(id));
+      const auto [at, fresh] = seen.emplace(hash_text(text), text);
+      EXPECT_TRUE(fresh) << "'" << text << "' and '" << at->second << "'";
+    }
   }
 }
 

@@ -3,7 +3,8 @@
 #include "formats/tokenizer.h"
 
 namespace weft::formats {
-std::unique_ptr<Tokenizer> load_json_tokenizer(std::string_view, std::string_view, const std::string&) {
+std::unique_ptr<Tokenizer> load_json_tokenizer(std::string_view, std::string_view,
+                                               const std::string&) {
   fail(ErrorKind::kUnsupported, "this version cannot load tokenizers yet");
 }
 }  // namespace weft::formats

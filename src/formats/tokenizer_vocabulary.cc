@@ -14,9 +14,10 @@ uint64_t mix(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-uint64_t load(const char* bytes, size_t count) {
-  uint64_t value = 0;
-  std::memcpy(&value, bytes, count);
+template <typename T>
+uint64_t load(const char* bytes) {
+  T value;
+  std::memcpy(&value, bytes, sizeof value);
   return value;
 }
 
@@ -52,12 +53,24 @@ constexpr std::string_view kTurnEndTexts[] = {
 
 }  // namespace
 
+// A multiply-and-fold hash. Reads of fixed size that may overlap: texts are mostly 3 to 8 bytes
+// long.
 uint64_t hash_text(std::string_view text) {
   const char* data = text.data();
-  size_t left = text.size();
-  uint64_t hash = kSeed ^ left;
-  for (; left > 8; data += 8, left -= 8) hash = mix(hash ^ load(data, 8), kSeed);
-  return mix(hash ^ load(data, left), 0xD6E8FEB86659FD93u);
+  const size_t size = text.size();
+  uint64_t hash = kSeed * (size + 1), tail = 0;
+  if (size > 8) {
+    for (size_t pos = 0; pos + 8 < size; pos += 8) {
+      hash = mix(hash ^ load<uint64_t>(data + pos), kSeed);
+    }
+    tail = load<uint64_t>(data + size - 8);
+  } else if (size >= 4) {
+    tail = load<uint32_t>(data) << 32 | load<uint32_t>(data + size - 4);
+  } else if (size > 0) {
+    tail = load<uint8_t>(data) << 16 | load<uint8_t>(data + size / 2) << 8 |
+           load<uint8_t>(data + size - 1);
+  }
+  return mix(hash ^ tail, 0xD6E8FEB86659FD93u);
 }
 
 TextIndex::TextIndex(size_t expected) {
@@ -66,17 +79,15 @@ TextIndex::TextIndex(size_t expected) {
   mask_ = capacity - 1;
 }
 
-bool TextIndex::insert(std::span<const std::string_view> texts, Token id) {
-  const std::string_view text = texts[static_cast<size_t>(id)];
-  const uint64_t hash = hash_text(text);
+bool TextIndex::insert(std::span<const std::string_view> texts, Token id, uint64_t hash) {
   const uint32_t tag = static_cast<uint32_t>(hash >> 32);
   for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
     Slot& slot = slots_[i];
-    if (slot.id < 0) {
-      slot = {tag, id};
+    if (slot.next_id == 0) {
+      slot = {tag, static_cast<uint32_t>(id) + 1};
       return true;
     }
-    if (slot.tag == tag && texts[static_cast<size_t>(slot.id)] == text) return false;
+    if (slot.tag == tag && texts[slot.next_id - 1] == texts[static_cast<size_t>(id)]) return false;
   }
 }
 
@@ -85,8 +96,10 @@ Token TextIndex::find(std::span<const std::string_view> texts, std::string_view 
   const uint32_t tag = static_cast<uint32_t>(hash >> 32);
   for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
     const Slot& slot = slots_[i];
-    if (slot.id < 0) return -1;
-    if (slot.tag == tag && texts[static_cast<size_t>(slot.id)] == text) return slot.id;
+    if (slot.next_id == 0) return -1;
+    if (slot.tag == tag && texts[slot.next_id - 1] == text) {
+      return static_cast<Token>(slot.next_id - 1);
+    }
   }
 }
 
@@ -97,13 +110,19 @@ Vocabulary::Vocabulary(std::vector<std::string_view> texts, std::vector<TokenKin
       kinds_(std::move(kinds)),
       index_(texts_.size()) {
   WEFT_ASSERT(texts_.size() == kinds_.size());
+  hashes_.resize(texts_.size());
   for (size_t id = 0; id < texts_.size(); ++id) {
     longest_ = std::max(longest_, texts_[id].size());
-    if (texts_[id].empty() || index_.insert(texts_, static_cast<Token>(id))) continue;
+    hashes_[id] = hash_text(texts_[id]);
+  }
+  constexpr size_t kAhead = 16;  // the table misses the cache: ask for slots early
+  for (size_t id = 0; id < texts_.size(); ++id) {
+    if (id + kAhead < texts_.size()) index_.prefetch(hashes_[id + kAhead]);
+    const Token token = static_cast<Token>(id);
+    if (texts_[id].empty() || index_.insert(texts_, token, hashes_[id])) continue;
     fail(ErrorKind::kInvalidInput,
          "the vocabulary has '{}' twice: tokens {} and {}. The file is damaged or was converted "
-         "wrongly: "
-         "fetch or convert it again",
+         "wrongly: fetch or convert it again",
          texts_[id], index_.find(texts_, texts_[id]), id);
   }
 }

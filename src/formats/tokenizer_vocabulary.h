@@ -14,18 +14,22 @@
 
 namespace weft::formats {
 
+// Hash of a short text, of a good 64 bits.
+uint64_t hash_text(std::string_view text);
+
 // Text to id. Open addressing; a slot keeps part of the hash, so that a miss rarely touches a text.
 class TextIndex {
  public:
   explicit TextIndex(size_t expected);
   // False if the text is already there; the first id stays.
-  bool insert(std::span<const std::string_view> texts, Token id);
+  bool insert(std::span<const std::string_view> texts, Token id, uint64_t hash);
   Token find(std::span<const std::string_view> texts, std::string_view text) const;  // -1 if absent
+  void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_]); }
 
  private:
   struct Slot {
     uint32_t tag = 0;
-    Token id = -1;
+    uint32_t next_id = 0;  // id + 1; 0: empty
   };
   std::vector<Slot> slots_;
   size_t mask_;
@@ -47,6 +51,7 @@ class Vocabulary {
   Token find(std::string_view text) const { return index_.find(texts_, text); }  // -1 if absent
   // The id of "<0x41>" for 'A', -1 if absent.
   Token byte_token(uint8_t byte) const;
+  uint64_t text_hash(Token token) const { return hashes_[static_cast<size_t>(token)]; }
   size_t longest_text() const { return longest_; }
 
   // Whether text can become this token by itself: control, unknown and byte tokens never come from
@@ -69,6 +74,7 @@ class Vocabulary {
   std::shared_ptr<const void> owner_;
   std::vector<std::string_view> texts_;
   std::vector<TokenKind> kinds_;
+  std::vector<uint64_t> hashes_;  // of the texts
   TextIndex index_;
   size_t longest_ = 0;
   std::vector<Token> ends_;  // sorted
@@ -88,8 +94,5 @@ class TextArena {
  private:
   std::vector<char> block_;
 };
-
-// Hash of a short text; also used by the word cache.
-uint64_t hash_text(std::string_view text);
 
 }  // namespace weft::formats
