@@ -105,17 +105,6 @@ class MatchStage : public PreTokenizer::Stage {
   bool invert_;
 };
 
-// PCRE2 wants valid UTF-8: a broken byte stands as a control character, as long as it was.
-std::string with_controls_for_broken_bytes(std::string_view text) {
-  std::string valid(text);
-  for (size_t pos = 0; pos < text.size();) {
-    const Utf8Unit unit = read_utf8(text, pos);
-    if (!unit.valid) std::fill_n(valid.begin() + static_cast<ptrdiff_t>(pos), unit.length, '\x01');
-    pos += unit.length;
-  }
-  return valid;
-}
-
 class RegexStage final : public MatchStage {
  public:
   RegexStage(Regex regex, SplitBehavior behavior, bool invert)

@@ -3,6 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "formats/unicode.h"
 
@@ -116,6 +118,16 @@ bool Regex::Matches::next(size_t& begin, size_t& end) {
     s.position = begin + read_utf8(s.text, begin).length;
   }
   return false;
+}
+
+std::string with_controls_for_broken_bytes(std::string_view text) {
+  std::string valid(text);
+  for (size_t pos = 0; pos < text.size();) {
+    const Utf8Unit unit = read_utf8(text, pos);
+    if (!unit.valid) std::fill_n(valid.begin() + static_cast<ptrdiff_t>(pos), unit.length, '\x01');
+    pos += unit.length;
+  }
+  return valid;
 }
 
 }  // namespace weft::formats

@@ -39,4 +39,7 @@ class Regex {
   std::unique_ptr<Code> code_;
 };
 
+// A text as Regex wants it: broken bytes stand as control characters, as long as they were.
+std::string with_controls_for_broken_bytes(std::string_view text);
+
 }  // namespace weft::formats

@@ -34,7 +34,7 @@ bool stands_alone(std::string_view text, size_t begin, size_t end) {
 }  // namespace
 
 void AddedTokens::add(AddedToken token) {
-  if (!token.text.empty()) tokens_.push_back(token);
+  if (!token.text.empty()) tokens_.push_back(std::move(token));
 }
 
 void AddedTokens::prepare() {

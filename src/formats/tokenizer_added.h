@@ -3,6 +3,7 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -11,7 +12,7 @@
 namespace weft::formats {
 
 struct AddedToken {
-  std::string_view text;  // as long as the vocabulary lives
+  std::string text;  // as it is searched
   Token id = 0;
   bool special = false;     // skipped where special tokens are not to be parsed
   bool strip_left = false;  // takes the white space on its left with it

@@ -201,7 +201,7 @@ void fill_added(TokenizerParts& parts) {
     const TokenKind kind = vocabulary.kind(token);
     const bool special = kind == TokenKind::kControl || kind == TokenKind::kUnknown;
     if (!special && kind != TokenKind::kUserDefined) continue;
-    parts.added.add({.text = vocabulary.text(token), .id = token, .special = special});
+    parts.added.add({.text = std::string(vocabulary.text(token)), .id = token, .special = special});
   }
 }
 

@@ -1,5 +1,7 @@
 #include "formats/tokenizer_normalizer.h"
 
+#include <memory>
+
 #include "base/error.h"
 #include "formats/unicode.h"
 
@@ -41,6 +43,21 @@ Normalizer::Step prepend_text(std::string prefix) {
 Normalizer::Step replace_text(std::string from, std::string to) {
   return [from = std::move(from), to = std::move(to)](std::string& text) {
     text = replaced(text, from, to);
+  };
+}
+
+Normalizer::Step replace_matches(Regex regex, std::string to) {
+  const auto shared = std::make_shared<const Regex>(std::move(regex));  // steps are copyable
+  return [shared, to = std::move(to)](std::string& text) {
+    const std::string valid = with_controls_for_broken_bytes(text);
+    Regex::Matches matches(*shared, valid);
+    std::string out;
+    size_t done = 0, begin, end;
+    while (matches.next(begin, end)) {
+      out.append(text, done, begin - done).append(to);
+      done = end;
+    }
+    text = out.append(text, done);
   };
 }
 

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/regex.h"
+
 namespace weft::formats {
 
 class Normalizer {
@@ -22,6 +24,7 @@ class Normalizer {
 // The steps. None is applied to an empty text.
 Normalizer::Step prepend_text(std::string prefix);
 Normalizer::Step replace_text(std::string from, std::string to);
+Normalizer::Step replace_matches(Regex regex, std::string to);
 Normalizer::Step normalize_nfc();
 Normalizer::Step strip_space(bool left, bool right);
 // Runs of spaces become one, those at both ends go away (SentencePiece's remove_extra_whitespaces).

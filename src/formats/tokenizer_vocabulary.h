@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "formats/tokenizer.h"
 
 namespace weft::formats {
@@ -87,6 +88,7 @@ class TextArena {
   // At most the bytes announced, all texts together.
   std::string_view add(std::string_view text) {
     const size_t start = block_.size();
+    WEFT_ASSERT(text.size() <= block_.capacity() - start);
     block_.insert(block_.end(), text.begin(), text.end());
     return {block_.data() + start, text.size()};
   }
