@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
@@ -59,6 +60,10 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufFile& file);
 std::unique_ptr<Tokenizer> load_json_tokenizer(std::string_view tokenizer_json,
                                                std::string_view tokenizer_config_json,
                                                const std::string& name);
+
+// The tokenizer of a .gguf file (vocabulary-only ones too) or of a folder with a tokenizer.json.
+// kNotFound, and as above.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 // Whether the first text of a stream loses the space that SentencePiece models put in front of
 // words: yes for an answer that stands alone (as decode() does), no for the continuation of a

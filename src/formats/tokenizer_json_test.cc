@@ -2,6 +2,8 @@
 // (tests/data/tokenizers_json/make.py).
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -41,8 +43,8 @@ TEST_P(reference, ids_and_text) {
     const auto plain = tokenizer->encode(text, {.add_special = false});
     EXPECT_EQ(plain, item["plain_ids"].get<std::vector<Token>>()) << item["text"];
     EXPECT_EQ(tokenizer->encode(text), item["ids"].get<std::vector<Token>>()) << item["text"];
-    // Tinystories' special tokens are "normalized": the library renames them on decoding ("▁<unk>") and
-    // then shows them. Here they stay hidden.
+    // Tinystories' special tokens are "normalized": the library renames them on decoding ("▁<unk>")
+    // and then shows them. Here they stay hidden.
     if (GetParam() == std::string("tinystories") && has_special(*tokenizer, plain)) continue;
     std::string decoded;  // the reference replaces what is no UTF-8
     append_valid_utf8(decoded, tokenizer->decode(item["plain_ids"].get<std::vector<Token>>()));
@@ -184,6 +186,60 @@ TEST(json_tokenizer, bad_files_give_one_clear_error) {
       EXPECT_EQ(std::string(error.what()).rfind("bad.json: ", 0), 0u) << error.what();
     }
   }
+}
+
+// Changes bytes, doubles and drops stretches, and copies stretches about.
+std::string mutated(std::string text, std::mt19937& random) {
+  for (uint32_t i = 1 + random() % 4; i > 0 && !text.empty(); --i) {
+    const size_t at = random() % text.size();
+    const size_t size = std::min<size_t>(random() % 24, text.size() - at);
+    const std::string part = text.substr(at, size);
+    switch (random() % 5) {
+      case 0:
+        text[at] = static_cast<char>(random());
+        break;
+      case 1:
+        text.erase(at, size);
+        break;
+      case 2:
+        text.insert(at, part);
+        break;
+      case 3:
+        text.insert(random() % text.size(), part);
+        break;
+      case 4:
+        text[at] = "\"\\{}[],:0-9e"[random() % 12];
+        break;
+    }
+  }
+  return text;
+}
+
+// Either loads and works, or says why not. The same as the fuzz target on its committed corpus.
+void load_and_use(const std::string& text) {
+  try {
+    const auto tokenizer = load_json_tokenizer(text, "", "mutated");
+    const auto ids =
+        tokenizer->encode("Hello  wörld's 123\r\n\t<s>▁日本語 e\xCC\x81\xFF\xF0\x9F x");
+    for (const Token id : ids) ASSERT_LT(static_cast<size_t>(id), tokenizer->vocab_size());
+    tokenizer->decode(ids, /*show_special=*/true);
+  } catch (const Error& error) {
+    EXPECT_STRNE(error.what(), "");
+  }
+}
+
+TEST(json_tokenizer, mutated_files_never_crash) {
+  const std::filesystem::path corpus =
+      std::string(WEFT_SOURCE_DIR) + "/tests/data/fuzz/tokenizer_json";
+  size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
+    const std::string text = read_file(entry.path());
+    load_and_use(text);
+    ++files;
+    std::mt19937 random(static_cast<uint32_t>(text.size()));
+    for (int i = 0; i < 300; ++i) load_and_use(mutated(text, random));
+  }
+  EXPECT_GE(files, 12u);
 }
 
 }  // namespace
