@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "formats/bounded_json.h"
 #include "formats/tokenizer_bpe.h"
 #include "formats/tokenizer_unigram.h"
 
@@ -37,6 +38,9 @@ class ModelReader {
 
   // False: the parser forgets what it just read.
   bool operator()(int depth, json::parse_event_t event, json& parsed) {
+    if (depth > kMaxDepth) {
+      fail(ErrorKind::kInvalidInput, "the file nests values more than {} deep", kMaxDepth);
+    }
     if (event == json::parse_event_t::key) return on_key(depth, parsed);
     if (list_ == List::kNone || depth <= kListDepth) return true;
     if (event == json::parse_event_t::value) return on_value(depth, parsed);
@@ -48,6 +52,7 @@ class ModelReader {
  private:
   enum class List { kNone, kVocabulary, kMerges };
   static constexpr int kListDepth = 2;  // {"model": {"vocab": ...
+  static constexpr int kMaxDepth = 64;
 
   bool on_key(int depth, const json& parsed) {
     const std::string& key = parsed.get_ref<const std::string&>();
@@ -118,13 +123,13 @@ class ModelReader {
   float score_ = 0;
 };
 
-json parse_json(std::string_view text, const char* what, json::parser_callback_t watch = nullptr) {
+json parse_json(std::string_view text, JsonModel& model) {
   try {
-    return json::parse(text, std::move(watch));
+    return json::parse(text, ModelReader(model));
   } catch (const json::parse_error& error) {
-    fail(ErrorKind::kInvalidInput, "{} is no valid JSON at byte {}", what, error.byte);
+    fail(ErrorKind::kInvalidInput, "no valid JSON at byte {}", error.byte);
   } catch (const json::exception& error) {
-    fail(ErrorKind::kInvalidInput, "{}: {}", what, error.what());
+    fail(ErrorKind::kInvalidInput, "no valid JSON: {}", error.what());
   }
 }
 
@@ -296,7 +301,7 @@ bool has(const std::vector<Token>& tokens, std::optional<Token> token) {
 void fill_special(std::string_view config_text, TokenizerParts& parts) {
   Tokenizer::Special& special = parts.vocabulary->special;
   if (!config_text.empty()) {
-    const json config = parse_json(config_text, "tokenizer_config.json");
+    const json config = parse_bounded_json(config_text, "tokenizer_config.json");
     special.bos = read_named_token(config, "bos_token", *parts.vocabulary);
     special.eos = read_named_token(config, "eos_token", *parts.vocabulary);
     special.padding = read_named_token(config, "pad_token", *parts.vocabulary);
@@ -311,7 +316,7 @@ void fill_special(std::string_view config_text, TokenizerParts& parts) {
 
 std::unique_ptr<Tokenizer> load(std::string_view text, std::string_view config_text) {
   JsonModel model(text.size());
-  const json root = parse_json(text, "the file", ModelReader(model));
+  const json root = parse_json(text, model);
   const json* section = json_member(root, "model");
   if (section == nullptr || !section->is_object()) {
     fail(ErrorKind::kInvalidInput,

@@ -105,6 +105,16 @@ TEST(json_tokenizer, llama_config_overrides_the_template) {
   EXPECT_EQ(ids.back(), *tokenizer->find("</s>"));
 }
 
+TEST(json_tokenizer, deep_nesting_is_refused) {
+  const std::string deep(1 << 20, '[');
+  EXPECT_THROW(load_json_tokenizer(deep, "", "deep"), Error);
+  const std::string closed = std::string(1000, '[') + std::string(1000, ']');
+  const std::string file =
+      R"({"model": {"vocab": {"a": 0}}, "post_processor": {"type": "TemplateProcessing", "single": )" +
+      closed + "}}";
+  EXPECT_THROW(load_json_tokenizer(file, "", "deep"), Error);
+}
+
 struct BadFile {
   const char* name;
   const char* text;
