@@ -1,8 +1,9 @@
-// From logits to a token. Steps in the order of llama.cpp's default chain: penalties and bias, top-k,
-// typical-p, top-p, min-p, temperature, then one draw. Temperature 0 is greedy (lowest id wins a tie).
+// From logits to a token. Steps in the order of llama.cpp's default chain: penalties and bias,
+// top-k, typical-p, top-p, min-p, temperature, then one draw. Temperature 0 is greedy (lowest id
+// wins a tie).
 //
-// The draw is counter-based, keyed by (seed, request, position): the same request gives the same tokens
-// alone, in any batch, preempted or replayed.
+// The draw is counter-based, keyed by (seed, request, position): the same request gives the same
+// tokens alone, in any batch, preempted or replayed.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +25,8 @@ struct SamplingOptions {
   float repetition_penalty = 1.0f;  // > 0; 1: off (CTRL, arXiv 1909.05858)
   float presence_penalty = 0.0f;    // OpenAI's, [-2, 2]
   float frequency_penalty = 0.0f;
-  int penalty_last_n = 64;          // tokens that penalties look back on; -1: all, prompt included
-  std::vector<std::pair<Token, float>> logit_bias;
+  int penalty_last_n = 64;  // tokens that penalties look back on; -1: all, prompt included
+  std::vector<std::pair<Token, float>> logit_bias = {};
   uint64_t seed = 0;
 };
 
@@ -39,24 +40,56 @@ struct TokenLogprob {
 
 struct Sampled {
   Token token = 0;
-  float logprob = 0;  // of the token under the model's distribution (before any filter)
+  float logprob = 0;              // of the token under the model's distribution (before any filter)
   std::vector<TokenLogprob> top;  // `num_top` best by the model, best first
 };
 
+// Owned by one thread. Steady state allocates nothing, save `Sampled::top` where it is asked for.
 class Sampler {
  public:
-  Sampler(SamplingOptions options, uint64_t request);
+  Sampler(SamplingOptions options, uint64_t request);  // validates
 
-  // `logits` (vocab_size) may be changed. `history`: prompt and generated tokens so far; its size is
-  // the position of the draw. `want_logprob` costs one pass over the vocabulary.
+  const SamplingOptions& options() const { return options_; }
+
+  // `logits` (vocab_size) is written to and restored. `history`: prompt and generated tokens so
+  // far, all in the vocabulary; its size is the position of the draw. `want_logprob` costs one pass
+  // over the vocabulary, and num_top > 0 asks for it. kInvalidInput: a NaN or +inf logit, a biased
+  // token outside the vocabulary, or no token left because all are banned.
   Sampled sample(std::span<float> logits, std::span<const Token> history, bool want_logprob = false,
                  size_t num_top = 0);
 
  private:
+  struct Candidate {
+    float logit;
+    Token token;
+    double weight;  // its share of the draw, before division by the sum
+  };
+  // Sorts before `b`: likelier, then lower id.
+  static bool better(const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+  }
+  static void select_best(std::span<const float> logits, size_t count, size_t position,
+                          std::vector<Candidate>& best);
+
+  void change(std::span<float> logits, Token token, float logit);
+  void apply_bias(std::span<float> logits);
+  void apply_penalties(std::span<float> logits, std::span<const Token> history);
+  void undo_changes(std::span<float> logits);
+  Token choose(std::span<const float> logits, size_t position);
+  void take_all(std::span<const float> logits, size_t position);
+  double weigh(float temperature);
+  void keep_typical();
+  void keep_top_p();
+  void keep_min_p();
+  template <typename Before>
+  void keep_mass(double mass, Before before);
+  Token draw(size_t position);
+
   SamplingOptions options_;
   uint64_t request_;
-  std::vector<std::pair<float, Token>> candidates_;
-  std::vector<float> weights_;
+  std::vector<Candidate> candidates_, best_;
+  std::vector<std::pair<Token, float>> changed_;  // by bias and penalties: (token, logit before)
+  std::vector<Token> recent_;                     // what penalties look at, sorted
 };
 
 }  // namespace weft::text

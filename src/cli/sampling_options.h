@@ -1,0 +1,15 @@
+// The sampling flags of generate, chat and serve.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "text/sampler.h"
+
+namespace weft::cli {
+
+// Adds the flags, with what `options` holds as their defaults, save the seed: it comes from the
+// system's random source unless --seed gives it. `options` must live until the command has run,
+// which calls text::validate(options) before it loads a model.
+void add_sampling_options(CLI::App& command, text::SamplingOptions& options);
+
+}  // namespace weft::cli
