@@ -89,6 +89,19 @@ TEST(kv_cache, stores_what_is_appended_in_each_format) {
   }
 }
 
+TEST(kv_cache, grows_token_by_token_and_keeps_what_it_has) {
+  KvCache cache(options(2000));
+  const SequenceId id = cache.create();
+  const std::vector<int> tokens = some_tokens(1100);
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    ASSERT_TRUE(cache.reserve(id, 1));
+    append(cache, id, t, {tokens[t]});
+  }
+  expect_holds(cache, id, tokens);
+  const SequenceId forked = cache.fork(id, 1000);
+  expect_holds(cache, forked, {tokens.begin(), tokens.begin() + 1000});
+}
+
 TEST(kv_cache, reserve_takes_all_or_nothing) {
   KvCache cache(options(64));
   EXPECT_EQ(cache.capacity_tokens(), 64u);
