@@ -5,6 +5,7 @@
 
 namespace weft::cli {
 
+void add_inspect(CLI::App& program, StopToken stop);
 void add_tokenize(CLI::App& program, StopToken stop);
 void add_quantize(CLI::App& program, StopToken stop);
 void add_bench(CLI::App& program, StopToken stop);

@@ -10,6 +10,7 @@ namespace {
 using namespace weft;
 
 constexpr cli::AddCommand kCommands[] = {
+    cli::add_inspect,
     cli::add_tokenize,
     cli::add_quantize,
     cli::add_bench,

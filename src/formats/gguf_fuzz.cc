@@ -1,0 +1,10 @@
+// Any bytes either parse as GGUF or throw weft::Error; whatever parses can be looked at.
+#include <cstddef>
+#include <cstdint>
+
+#include "formats/parser_fuzz.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  weft::formats::try_gguf({data, size});
+  return 0;
+}
