@@ -17,8 +17,6 @@ namespace fs = std::filesystem;
 
 enum TokenType : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
 
-constexpr size_t kMaxTokens = size_t{1} << 24;
-
 const json& member(const json& object, const char* key) {
   static const json kNothing;
   if (!object.is_object()) return kNothing;
@@ -66,24 +64,22 @@ std::optional<std::string> pre_tokenizer_name(const json& tokenizer) {
 }
 
 struct Vocabulary {
-  std::vector<std::string> tokens;
-  std::vector<int32_t> types;
+  explicit Vocabulary(size_t size) : tokens(size), types(size, kUnused) {}
 
   void set(const std::string& where, const std::string& token, const json& id, int32_t type) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokens)
-      fail(ErrorKind::kInvalidInput, "{}: token '{}' has id {}", where, token, id.dump());
-    const auto index = id.get<size_t>();
-    if (index >= tokens.size()) {
-      tokens.resize(index + 1);
-      types.resize(index + 1, kUnused);
-    }
-    tokens[index] = token;
-    types[index] = type;
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= tokens.size())
+      fail(ErrorKind::kInvalidInput, "{}: token '{}' has id {}, but the model's vocab_size is {}",
+           where, token, id.dump(), tokens.size());
+    tokens[id.get<size_t>()] = token;
+    types[id.get<size_t>()] = type;
   }
+
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
 };
 
 Vocabulary read_vocabulary(const json& tokenizer, const std::string& where, size_t vocab_size) {
-  Vocabulary out;
+  Vocabulary out(vocab_size);
   const json& vocab = member(member(tokenizer, "model"), "vocab");
   if (!vocab.is_object()) fail(ErrorKind::kInvalidInput, "{}: model.vocab is missing", where);
   for (const auto& [token, id] : vocab.items()) out.set(where, token, id, kNormal);
@@ -92,11 +88,6 @@ Vocabulary read_vocabulary(const json& tokenizer, const std::string& where, size
     for (const json& token : added)
       out.set(where, text_member(token, "content"), member(token, "id"),
               flag(token, "special", false) ? kControl : kUserDefined);
-  if (out.tokens.size() > vocab_size)
-    fail(ErrorKind::kInvalidInput, "{}: has {} tokens, but the model's vocab_size is {}", where,
-         out.tokens.size(), vocab_size);
-  out.tokens.resize(vocab_size);
-  out.types.resize(vocab_size, kUnused);
   for (size_t i = 0; i < vocab_size; ++i)
     if (out.types[i] == kUnused) out.tokens[i] = fmt::format("[PAD{}]", i);
   return out;
