@@ -28,9 +28,9 @@ enum class LogitsWanted : uint8_t { kNone, kLast, kAll };
 
 // One sequence's new tokens: a prompt, a chunk of one, or the last sampled token.
 struct SequenceInput {
-  size_t sequence = 0;             // the cache's handle
-  std::span<const Token> tokens;   // at least one
-  size_t first_position = 0;       // tokens already in the cache
+  size_t sequence = 0;            // the cache's handle
+  std::span<const Token> tokens;  // at least one
+  size_t first_position = 0;      // tokens already in the cache
   LogitsWanted logits = LogitsWanted::kLast;
 };
 
@@ -49,25 +49,28 @@ class LanguageModel {
 
   virtual std::unique_ptr<Workspace> make_workspace() const = 0;
 
-  // Runs all sequences' tokens in one pass, storing keys and values in `cache` (room reserved before).
-  // `logits`: one row of vocab_size f32 for each wanted position, in batch order. kInvalidInput for a
-  // token outside the vocabulary. Thread-safe across workspaces.
+  // Runs all sequences' tokens in one pass, storing keys and values in `cache` (room reserved
+  // before). `logits`: one row of vocab_size f32 for each wanted position, in batch order.
+  // kInvalidInput for a token outside the vocabulary. Thread-safe across workspaces.
   virtual void forward(std::span<const SequenceInput> batch, kernels::KvStore& cache, float* logits,
                        Workspace& workspace, const CoreSet& cores) const = 0;
 };
 
 // By the checkpoint's architecture (registry.cc lists them). kUnsupported names an unknown
-// architecture and the known ones; kInvalidInput a missing, unknown or misshapen tensor.
-std::unique_ptr<LanguageModel> load_language_model(const formats::Checkpoint& checkpoint,
-                                                   const CoreSet& cores,
-                                                   const ProgressFn& progress = {});
+// architecture and the known ones; kInvalidInput a missing, unknown or misshapen tensor. The model
+// keeps the checkpoint: an embedding that is not the head's matrix too stays in the mapped file.
+// Progress counts bytes of weights.
+std::unique_ptr<LanguageModel> load_language_model(
+    std::shared_ptr<const formats::Checkpoint> checkpoint, const CoreSet& cores,
+    const ProgressFn& progress = {});
 
 // What loading will take, from metadata alone: printed and checked before anything is allocated.
 struct MemoryPlan {
-  size_t weight_bytes = 0;
+  size_t weight_bytes = 0;  // packed
   size_t kv_bytes_per_token = 0;
-  size_t scratch_bytes = 0;
+  size_t scratch_bytes = 0;  // of one workspace that runs up to `max_batch_tokens` at a time
 };
+// kUnsupported and kInvalidInput as load_language_model, as far as the metadata tells.
 LanguageModelConfig read_config(const formats::Checkpoint& checkpoint);
 MemoryPlan plan_memory(const formats::Checkpoint& checkpoint, kernels::KvFormat kv,
                        size_t max_batch_tokens);

@@ -1,6 +1,11 @@
 // Decoder turns requests into tokens one step at a time. Serving, routing (R2R) and RL rollouts see
 // Decoders alone. PlainDecoder is the ordinary one: a model, a paged cache, a batch.
 //
+// What a request answers depends on the request alone: neither on the others in its batch, nor on
+// how its prompt was cut up, nor on the number of cores. So a request that had to make room
+// (finish() and, later, start() with its prompt followed by the tokens it got) goes on as if
+// nothing had happened.
+//
 // Owned and stepped by one engine thread.
 #pragma once
 
@@ -10,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "base/error.h"
 #include "base/thread_pool.h"
 #include "models/language_model.h"
 #include "text/kv_cache.h"
@@ -22,6 +28,7 @@ using RequestId = uint64_t;
 struct DecodeRequest {
   std::vector<Token> prompt;  // not empty
   SamplingOptions sampling;
+  uint64_t random_stream = 0;  // with the seed, names the random numbers: choice k of n answers
   size_t max_tokens = SIZE_MAX;
   bool want_logprobs = false;
   size_t num_top_logprobs = 0;
@@ -30,30 +37,47 @@ struct DecodeRequest {
 struct DecodedToken {
   RequestId request = 0;
   Sampled sampled;
+  bool last = false;  // max_tokens or the context is full: it gets no more, and waits for finish()
+  // Nothing could be sampled (all tokens banned, logits that are no numbers): `last` is set,
+  // `sampled` means nothing, and the other requests go on.
+  std::optional<Error> error;
 };
 
 class Decoder {
  public:
   virtual ~Decoder() = default;
 
-  // kInvalidInput: empty prompt, or prompt longer than the context (says both lengths).
+  // kInvalidInput: empty prompt, a token outside the vocabulary, sampling options out of range, or
+  // a prompt that leaves no room for an answer in the context (says both lengths).
   virtual void start(RequestId id, DecodeRequest request) = 0;
   virtual void finish(RequestId id) = 0;  // frees its pages; also cancels
 
   struct StepPlan {
-    size_t max_prompt_tokens = 512;  // of all requests still in prefill, in this step
+    size_t max_prompt_tokens = 512;  // of all requests still in prefill, in this step; at least 1
   };
-  // Advances every started request by one piece of prompt or one token, in one forward pass. Gives the
-  // tokens that were sampled; `prompt_tokens_left` of a request tells whether it is still in prefill.
-  virtual std::vector<DecodedToken> step(const StepPlan& plan) = 0;
+  // Advances every started request by one piece of prompt or one token, in one forward pass. Gives
+  // the tokens that were sampled, valid until the next call; `prompt_tokens_left` of a request
+  // tells whether it is still in prefill. kOutOfResources: the cache has no room for the step;
+  // nothing has changed, and it can be tried again once a request is finished.
+  virtual std::span<const DecodedToken> step(const StepPlan& plan) = 0;
+
   virtual size_t prompt_tokens_left(RequestId id) const = 0;
+  // Tokens of the prompt that start() found in the cache.
+  virtual size_t reused_prompt_tokens(RequestId id) const = 0;
+  virtual size_t context_length() const = 0;  // prompt and answer of one request
+  // Room in the cache that requests can still take, in whole pages; kept prefixes count as free.
+  virtual size_t free_tokens() const = 0;
 };
 
 struct PlainDecoderOptions {
   kernels::KvFormat kv_format = kernels::KvFormat::kF16;
   size_t capacity_tokens = 4096;  // KV cache, all requests together
+  // Finished requests whose pages stay until they are needed: a new prompt that begins like one of
+  // them (a chat's next turn) skips what is there. 0: none.
+  size_t kept_prefixes = 4;
 };
 
+// A request's context is the smaller of the model's and the cache's capacity.
 std::unique_ptr<Decoder> make_plain_decoder(std::shared_ptr<const models::LanguageModel> model,
                                             const PlainDecoderOptions& options, CoreSet cores);
 

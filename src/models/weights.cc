@@ -1,0 +1,95 @@
+#include "models/weights.h"
+
+#include "base/error.h"
+#include "kernels/quantize.h"
+
+namespace weft::models {
+namespace {
+
+std::string print(const Shape& shape) {
+  std::string text;
+  for (size_t i = 0; i < shape.rank(); ++i)
+    text += fmt::format("{}{}", i == 0 ? "" : "x", shape[i]);
+  return text;
+}
+
+}  // namespace
+
+WeightReader::WeightReader(const formats::Checkpoint& checkpoint, const CoreSet& cores,
+                           const ProgressFn& progress)
+    : checkpoint_(checkpoint), cores_(cores), progress_(progress) {
+  for (std::string& name : checkpoint.tensor_names()) {
+    total_bytes_ += checkpoint.require(name).bytes();
+    left_.insert(std::move(name));
+  }
+}
+
+bool WeightReader::has(std::string_view name) const { return checkpoint_.find(name).has_value(); }
+
+kernels::Linear WeightReader::linear(const std::string& name, size_t out_features,
+                                     size_t in_features) {
+  const TensorView tensor = take(name, {out_features, in_features});
+  try {
+    kernels::Linear packed = kernels::Linear::pack(tensor, cores_);
+    checkpoint_.release(tensor);
+    advance(tensor);
+    return packed;
+  } catch (const Error& error) {
+    throw error.in(checkpoint_.name() + ": tensor '" + name + "'");
+  }
+}
+
+std::vector<float> WeightReader::vector(const std::string& name, size_t size) {
+  const TensorView tensor = take(name, {size});
+  std::vector<float> values(size);
+  kernels::dequantize(tensor.dtype, tensor.data, values.data(), size);
+  advance(tensor);
+  return values;
+}
+
+TensorView WeightReader::mapped(const std::string& name, size_t rows, size_t columns) {
+  const TensorView tensor = take(name, {rows, columns});
+  advance(tensor);
+  return tensor;
+}
+
+void WeightReader::skip(const std::string& name) {
+  if (const auto it = left_.find(name); it != left_.end()) left_.erase(it);
+}
+
+void WeightReader::finish() const {
+  if (left_.empty()) return;
+  constexpr size_t kShown = 5;
+  std::string names;
+  size_t shown = 0;
+  for (const std::string& name : left_) {
+    if (shown++ == kShown) break;
+    names += (names.empty() ? "'" : ", '") + name + "'";
+  }
+  fail(ErrorKind::kInvalidInput,
+       "{}: {} tensors are not part of a model of architecture '{}': {}{}. The file is of another "
+       "architecture than it says, or of a variant that is not supported.",
+       checkpoint_.name(), left_.size(), checkpoint_.architecture(), names,
+       left_.size() > kShown ? " ..." : "");
+}
+
+TensorView WeightReader::take(const std::string& name, const Shape& expected) {
+  const TensorView tensor = checkpoint_.require(name);
+  if (!(tensor.shape == expected))
+    fail(ErrorKind::kInvalidInput,
+         "{}: tensor '{}' is {}, but the hyper-parameters need {}. The file is damaged or was "
+         "converted with another configuration: fetch or convert it again.",
+         checkpoint_.name(), name, print(tensor.shape), print(expected));
+  if (!traits(tensor.dtype).is_weight)
+    fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which is no weight format",
+         checkpoint_.name(), name, weft::name(tensor.dtype));
+  left_.erase(name);
+  return tensor;
+}
+
+void WeightReader::advance(const TensorView& tensor) {
+  done_bytes_ += tensor.bytes();
+  if (progress_) progress_(done_bytes_, total_bytes_);
+}
+
+}  // namespace weft::models

@@ -1,0 +1,46 @@
+// Takes a checkpoint's tensors one by one into a model, each with the shape it must have, and at
+// the end names those that nobody asked for: a file with more in it than the model computes would
+// give wrong answers.
+#pragma once
+
+#include <cstddef>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "formats/checkpoint.h"
+#include "kernels/linear.h"
+
+namespace weft::models {
+
+class WeightReader {
+ public:
+  WeightReader(const formats::Checkpoint& checkpoint, const CoreSet& cores,
+               const ProgressFn& progress);
+
+  bool has(std::string_view name) const;
+
+  // Each names the tensor, the shape found and the one expected in its kInvalidInput.
+  kernels::Linear linear(const std::string& name, size_t out_features, size_t in_features);
+  std::vector<float> vector(const std::string& name, size_t size);
+  // Stays in the mapped file.
+  TensorView mapped(const std::string& name, size_t rows, size_t columns);
+  void skip(const std::string& name);  // read elsewhere, or known to mean nothing
+
+  void finish() const;  // kInvalidInput lists the tensors that were not taken
+
+ private:
+  TensorView take(const std::string& name, const Shape& expected);
+  void advance(const TensorView& tensor);
+
+  const formats::Checkpoint& checkpoint_;
+  const CoreSet& cores_;
+  const ProgressFn& progress_;
+  std::set<std::string, std::less<>> left_;
+  size_t done_bytes_ = 0, total_bytes_ = 0;
+};
+
+}  // namespace weft::models
