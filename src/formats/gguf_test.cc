@@ -214,7 +214,8 @@ TEST(gguf, bad_files_get_one_clear_message_each) {
 TEST(gguf, every_truncation_of_a_good_file_is_refused) {
   const auto mapped = MappedFile::open(kFixture);
   const auto bytes = mapped->bytes();
-  const GgufTensor& last = GgufFile::parse(bytes, "whole").tensors().back();
+  const GgufFile whole = GgufFile::parse(bytes, "whole");
+  const GgufTensor& last = whole.tensors().back();
   const size_t needed =
       static_cast<const uint8_t*>(last.view.data) + last.view.bytes() - bytes.data();
   for (size_t size = 0; size < needed; ++size) {
