@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -35,6 +36,8 @@ void quantize(const Options& options, StopToken stop) {
   const formats::QuantMix& mix = formats::quant_mix(options.type);
   const auto source = formats::open_checkpoint(options.in);
   check_output(options);
+  std::signal(SIGXFSZ,
+              SIG_IGN);  // a limit on file sizes ends in an error, not in a half-written file
   ThreadPool pool(options.threads);
   formats::RequantizeReport report;
   {
