@@ -163,5 +163,124 @@ TEST(gguf_tokenizer, long_runs_take_no_quadratic_time) {
   }
 }
 
+// A GGUF file of metadata only, written field by field.
+class Metadata {
+ public:
+  Metadata& text(const std::string& key, const std::string& value) {
+    begin(key, 8);
+    put_text(value);
+    return *this;
+  }
+  Metadata& number(const std::string& key, uint32_t value) {
+    begin(key, 4);
+    put(value);
+    return *this;
+  }
+  Metadata& texts(const std::string& key, const std::vector<std::string>& values) {
+    begin_array(key, 8, values.size());
+    for (const std::string& value : values) put_text(value);
+    return *this;
+  }
+  Metadata& kinds(const std::vector<int32_t>& values) {
+    begin_array("tokenizer.ggml.token_type", 5, values.size());
+    for (const int32_t value : values) put(value);
+    return *this;
+  }
+  Metadata& scores(const std::vector<float>& values) {
+    begin_array("tokenizer.ggml.scores", 6, values.size());
+    for (const float value : values) put(value);
+    return *this;
+  }
+  std::unique_ptr<Tokenizer> load() const {
+    std::string bytes = "GGUF";
+    const auto append = [&bytes](auto value) {
+      bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+    };
+    append(uint32_t{3});
+    append(uint64_t{0});
+    append(uint64_t{count_});
+    bytes += body_;
+    return load_gguf_tokenizer(GgufFile::parse(
+        {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "bad.gguf"));
+  }
+
+ private:
+  template <typename T>
+  void put(T value) {
+    body_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  void put_text(const std::string& value) {
+    put<uint64_t>(value.size());
+    body_ += value;
+  }
+  void begin(const std::string& key, uint32_t type) {
+    put_text(key);
+    put(type);
+    ++count_;
+  }
+  void begin_array(const std::string& key, uint32_t element, size_t size) {
+    begin(key, 9);
+    put(element);
+    put<uint64_t>(size);
+  }
+  std::string body_;
+  uint64_t count_ = 0;
+};
+
+const std::string kModel = "tokenizer.ggml.model", kTokens = "tokenizer.ggml.tokens",
+                  kMerges = "tokenizer.ggml.merges", kPre = "tokenizer.ggml.pre";
+
+TEST(gguf_tokenizer, outlives_parsed_bytes) {
+  const auto tokenizer = Metadata()
+                             .text(kModel, "gpt2")
+                             .texts(kTokens, {"a", "b", "ab"})
+                             .texts(kMerges, {"a b"})
+                             .load();
+  EXPECT_EQ(tokenizer->encode("ab"), (std::vector<Token>{2}));
+  EXPECT_EQ(tokenizer->text(2), "ab");
+}
+
+TEST(gguf_tokenizer, bad_files_give_one_clear_error) {
+  struct Bad {
+    Metadata metadata;
+    ErrorKind kind;
+    const char* message;
+  };
+  const auto spm = [] { return Metadata().text(kModel, "llama").texts(kTokens, {"a", "b"}); };
+  const auto bpe = [] { return Metadata().text(kModel, "gpt2").texts(kTokens, {"a", "b"}); };
+  const Bad cases[] = {
+      {Metadata(), ErrorKind::kInvalidInput, "tokenizer.ggml.model is missing"},
+      {Metadata().text(kModel, "gpt2"), ErrorKind::kInvalidInput,
+       "tokenizer.ggml.tokens is missing"},
+      {Metadata().text(kModel, "bert").texts(kTokens, {"a"}), ErrorKind::kUnsupported,
+       "'bert'; known are gpt2, llama and t5"},
+      {Metadata().text(kModel, "gpt2").text(kTokens, "a"), ErrorKind::kInvalidInput,
+       "not an array of strings"},
+      {bpe(), ErrorKind::kInvalidInput, "tokenizer.ggml.merges is missing"},
+      {bpe().texts(kMerges, {"a b"}), ErrorKind::kInvalidInput, "makes 'ab', which is no token"},
+      {bpe().texts(kMerges, {"ab"}), ErrorKind::kInvalidInput, "not two texts"},
+      {bpe().texts(kMerges, {}).text(kPre, "martian"), ErrorKind::kUnsupported, "'martian'"},
+      {bpe().texts(kMerges, {}).number("tokenizer.ggml.bos_token_id", 2), ErrorKind::kInvalidInput,
+       "bos_token_id is 2, but the vocabulary has 2 tokens"},
+      {bpe().texts(kMerges, {}).kinds({1}), ErrorKind::kInvalidInput,
+       "token_type has 1 entries for 2 tokens"},
+      {bpe().texts(kMerges, {}).kinds({1, 6}), ErrorKind::kInvalidInput, "token 1 is a byte"},
+      {Metadata().text(kModel, "gpt2").texts(kTokens, {"a", "a"}), ErrorKind::kInvalidInput,
+       "'a' twice: tokens 0 and 1"},
+      {spm(), ErrorKind::kInvalidInput, "tokenizer.ggml.scores is missing"},
+      {spm().scores({0}), ErrorKind::kInvalidInput, "scores has 1 entries for 2 tokens"},
+  };
+  for (const Bad& bad : cases) {
+    try {
+      bad.metadata.load();
+      ADD_FAILURE() << "accepted, not refused with: " << bad.message;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), bad.kind) << error.what();
+      EXPECT_NE(std::string(error.what()).find(bad.message), std::string::npos) << error.what();
+      EXPECT_EQ(std::string(error.what()).rfind("bad.gguf: ", 0), 0u) << error.what();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weft::formats
