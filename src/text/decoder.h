@@ -27,7 +27,7 @@ using RequestId = uint64_t;
 
 struct DecodeRequest {
   std::vector<Token> prompt;  // not empty
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   uint64_t random_stream = 0;  // with the seed, names the random numbers: choice k of n answers
   size_t max_tokens = SIZE_MAX;
   bool want_logprobs = false;

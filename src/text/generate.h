@@ -17,7 +17,7 @@
 namespace weft::text {
 
 struct GenerateOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   size_t max_tokens = SIZE_MAX;
   std::vector<std::string> stop;  // the answer ends before the first of them
   size_t chunk_tokens = 512;      // of a long prompt, in one step
