@@ -14,9 +14,9 @@ std::span<const Bench> benches() { return kBenches; }
 
 std::vector<std::vector<double>> alternate(int rounds,
                                            std::span<const std::function<double()>> contestants,
-                                           StopToken stop) {
+                                           StopToken stop, WarmUp warm_up) {
   std::vector<std::vector<double>> values(contestants.size());
-  for (int round = 0; round <= rounds; ++round) {
+  for (int round = warm_up == WarmUp::kRound ? 0 : 1; round <= rounds; ++round) {
     for (size_t i = 0; i < contestants.size(); ++i) {
       stop.throw_if_stopped();
       const size_t turn = (i + static_cast<size_t>(round)) % contestants.size();

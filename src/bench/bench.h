@@ -33,11 +33,13 @@ std::span<const Bench> benches();
 Report run_llm(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 
+enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up
+
 // Measures every contestant once a round, `rounds` times, after one round that warms up and is not
 // counted. The order turns round by round, so that a machine that slows down slows all of them.
 // Gives each contestant's values.
 std::vector<std::vector<double>> alternate(int rounds,
                                            std::span<const std::function<double()>> contestants,
-                                           StopToken stop);
+                                           StopToken stop, WarmUp warm_up = WarmUp::kRound);
 
 }  // namespace weft::bench

@@ -1,0 +1,46 @@
+// llama.cpp as the one to beat: its own llama-bench and llama-completion, run as a user would.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/interrupt.h"
+#include "bench/child.h"
+
+namespace weft::bench {
+
+// One of llama-bench's tests. prompt_tokens or generated_tokens is 0.
+struct PeerTest {
+  std::filesystem::path model;
+  size_t threads = 1;
+  size_t prompt_tokens = 0, generated_tokens = 0;
+  size_t depth = 0;  // tokens in the context before
+};
+
+// Reads llama-bench's JSON and gives the samples (tokens/s) of the one test that was asked for.
+// kInvalidInput when it reports another test, or none.
+std::vector<double> parse_llama_bench(std::string_view json, const PeerTest& test);
+
+class Peer {
+ public:
+  // kNotFound unless `llama_bench` is an executable file.
+  Peer(std::filesystem::path llama_bench, StopToken stop);
+
+  // Tokens/s of one repetition (llama-bench warms up first). `flash_attention` is its -fa: "auto"
+  // (the default), "on" or "off".
+  double tokens_per_second(const PeerTest& test, const std::string& flash_attention) const;
+
+  // A run of llama-completion that stands beside llama-bench; nothing if it does not. `context` 0
+  // is its default. Warm-up is off: kinder to it, where time to the first token counts.
+  std::optional<ChildResult> complete(const std::filesystem::path& model, std::string_view prompt,
+                                      size_t threads, size_t context) const;
+
+ private:
+  std::filesystem::path llama_bench_;
+  StopToken stop_;
+};
+
+}  // namespace weft::bench
