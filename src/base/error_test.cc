@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "base/file.h"
+
 namespace weft {
 namespace {
 
@@ -34,6 +36,16 @@ TEST(error, published_numbers) {
   EXPECT_STREQ(name(ErrorKind::kPeerLost), "peer_lost");
   EXPECT_EQ(exit_code(ErrorKind::kCancelled), 130);
   EXPECT_EQ(http_status(ErrorKind::kOutOfResources), 503);
+}
+
+// docs/errors.md shows the same table.
+TEST(error, the_page_agrees) {
+  const std::string page = read_file(WEFT_SOURCE_DIR "/docs/errors.md");
+  for (const ErrorKind kind : kAll) {
+    const std::string row =
+        fmt::format("| `{}` | {} | {} |", name(kind), exit_code(kind), http_status(kind));
+    EXPECT_NE(page.find(row), std::string::npos) << row;
+  }
 }
 
 TEST(error, carries_kind_and_message) {
