@@ -64,9 +64,11 @@ MappedFile::~MappedFile() {
 
 void MappedFile::release(const void* data, size_t size) const {
   static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const size_t end = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  const size_t past = reinterpret_cast<uintptr_t>(bytes) % page;  // only whole pages may go
+  const size_t skip = past == 0 ? 0 : page - past;
+  if (size < skip + page) return;
+  madvise(const_cast<uint8_t*>(bytes) + skip, (size - skip) / page * page, MADV_DONTNEED);
 }
 
 std::string read_file(const std::filesystem::path& path, size_t limit_bytes) {

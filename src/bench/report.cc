@@ -67,7 +67,7 @@ Spread spread_of(std::vector<double> values) {
   return {.median = median, .least = values.front(), .most = values.back(), .count = n};
 }
 
-Cell cell(std::string text) { return {text, text}; }
+Cell cell(const std::string& text) { return {text, text}; }
 
 Cell cell(double value, int digits) { return {fmt::format("{:.{}f}", value, digits), value}; }
 

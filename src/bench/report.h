@@ -21,7 +21,7 @@ struct Cell {
   std::string text;
   nlohmann::ordered_json value;
 };
-Cell cell(std::string text);
+Cell cell(const std::string& text);
 Cell cell(double value, int digits);
 Cell cell(const Spread& spread, int digits);  // "81.3 ±2%": half the range, of the median
 Cell percent(double fraction);
