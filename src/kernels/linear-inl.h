@@ -369,7 +369,11 @@ struct EmulatedBf16 {
 };
 
 #if HWY_TARGET == HWY_AVX3_DL
+#if defined(__clang__)  // an attribute of its own replaces Highway's, so it repeats that
+#define WEFT_BF16_ATTR __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
+#else
 #define WEFT_BF16_ATTR __attribute__((target("avx512bf16")))
+#endif
 struct NativeBf16 {
   static HWY_INLINE WEFT_BF16_ATTR VF Dot(VF acc, VU weights, uint32_t x) {
     return VF{_mm512_dpbf16_ps(acc.raw, reinterpret_cast<__m512bh>(weights.raw),

@@ -30,3 +30,13 @@ def one(entry, size):
 (safetensors / "small").write_bytes(one({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, 8))
 (safetensors / "past_the_end").write_bytes(one({"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}, 8))
 (safetensors / "huge_header").write_bytes(b"\xff" * 7 + b"\x7f{}")
+
+# Templates and their constructs, one tenth of the snippets that jinja2 renders in each file.
+templates = here / "chat_template"
+templates.mkdir(exist_ok=True)
+source = here.parent / "chat_templates"
+for name in ["Qwen-Qwen3-0.6B", "deepseek-ai-DeepSeek-V3.1", "meta-llama-Llama-3.1-8B-Instruct"]:
+    (templates / f"{name}.jinja").write_bytes((source / "templates" / f"{name}.jinja").read_bytes())
+snippets = [text for text, want in json.loads((source / "snippets.json").read_text())["cases"] if want is not None]
+for i in range(10):
+    (templates / f"snippets_{i}").write_text("\n".join(snippets[i::10]))
