@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "text/logprob.h"
 
 namespace weft::text {
 namespace {
@@ -15,48 +16,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // True too for NaN, so that a NaN is found by the pass that looks for large values.
 bool exceeds(float value, float threshold) { return !(value <= threshold); }
 
-void check_not_nan(float logit, size_t token, size_t position) {
-  if (std::isnan(logit))
-    fail(ErrorKind::kInvalidInput,
-         "the model gave NaN as logit of token {} at position {}: its weights are damaged, or its "
-         "activations overflowed. Fetch or convert the file again.",
-         token, position);
-}
-
-// The largest logit must be a number for the others to be compared with it.
-void check_best(float logit, size_t position) {
-  if (logit == kInfinity)
-    fail(ErrorKind::kInvalidInput,
-         "the model gave an infinite logit at position {}: its weights are damaged, or its "
-         "activations overflowed. Fetch or convert the file again.",
-         position);
-  if (logit == -kInfinity)
-    fail(ErrorKind::kInvalidInput,
-         "no token can follow at position {}: every logit is -inf. Does logit_bias ban the whole "
-         "vocabulary?",
-         position);
-}
-
 void check_range(const char* option, float value, bool valid, const char* range) {
   if (!valid) fail(ErrorKind::kInvalidInput, "{} is {}, but must be {}", option, value, range);
-}
-
-struct LogSum {
-  float max = 0;
-  double log_sum = 0;  // log(sum(exp(logit - max)))
-};
-
-LogSum log_sum_exp(std::span<const float> logits, size_t position) {
-  float max = -kInfinity;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!exceeds(logits[i], max)) continue;
-    check_not_nan(logits[i], i, position);
-    max = logits[i];
-  }
-  check_best(max, position);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - max);
-  return {max, std::log(sum)};
 }
 
 }  // namespace
@@ -110,15 +71,14 @@ Sampled Sampler::sample(std::span<float> logits, std::span<const Token> history,
     select_best(logits, num_top, position, best_);
     sampled.top.reserve(best_.size());
     for (const Candidate& c : best_)
-      sampled.top.push_back({c.token, static_cast<float>(c.logit - sum.max - sum.log_sum)});
+      sampled.top.push_back({c.token, static_cast<float>(sum.logprob(c.logit))});
   }
   apply_bias(logits);
   apply_penalties(logits, history);
   sampled.token = choose(logits, position);
   undo_changes(logits);
   if (want_logprob)
-    sampled.logprob =
-        static_cast<float>(logits[static_cast<size_t>(sampled.token)] - sum.max - sum.log_sum);
+    sampled.logprob = static_cast<float>(sum.logprob(logits[static_cast<size_t>(sampled.token)]));
   return sampled;
 }
 
