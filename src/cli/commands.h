@@ -5,6 +5,9 @@
 
 namespace weft::cli {
 
+void add_chat(CLI::App& program, StopToken stop);
+void add_generate(CLI::App& program, StopToken stop);
+void add_perplexity(CLI::App& program, StopToken stop);
 void add_inspect(CLI::App& program, StopToken stop);
 void add_tokenize(CLI::App& program, StopToken stop);
 void add_quantize(CLI::App& program, StopToken stop);

@@ -1,0 +1,80 @@
+#include "cli/model_options.h"
+
+#include <cstdio>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "bench/machine.h"
+#include "cli/default_model.h"
+
+namespace weft::cli {
+namespace {
+
+void print_plan(const text::TextModel& model, size_t threads) {
+  const auto mib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  const models::LanguageModelConfig& c = model.model().config();
+  const text::TextMemoryPlan& plan = model.memory_plan();
+  fmt::print(stderr,
+             "{}: {}, {} layers of {}, {} heads ({} of keys and values), vocabulary {}\n"
+             "memory: {:.0f} MiB of weights + {:.0f} MiB of KV cache for {} tokens + {:.0f} MiB to "
+             "work in\n"
+             "threads: {}\n",
+             model.name(), c.architecture, c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads,
+             c.vocab_size, mib(plan.weight_bytes), mib(plan.kv_bytes), model.context_length(),
+             mib(plan.scratch_bytes), threads);
+}
+
+}  // namespace
+
+kernels::KvFormat ModelOptions::kv_format() const {
+  return kv == "bf16" ? kernels::KvFormat::kBF16 : kernels::KvFormat::kF16;
+}
+
+void add_model_flag(CLI::App& command, std::filesystem::path& model) {
+  command.add_option("--model", model, "A .gguf file or Hugging Face folder")
+      ->default_str("$WEFT_MODEL, or the one that ./run fetches")
+      ->type_name("FILE");
+}
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  add_model_flag(command, options.model);
+  command.add_option("--threads", options.threads, "Cores to work on")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1024}));
+  command
+      .add_option("--context", options.context,
+                  "Most tokens of a conversation, prompts and answers together")
+      ->default_str(fmt::format("the model's, up to {}", text::kDefaultContext))
+      ->check(CLI::Range(size_t{2}, size_t{1} << 24));
+  command.add_option("--kv", options.kv, "How keys and values are stored")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f16", "bf16"}));
+  command.add_flag("--verbose", options.verbose, "Print the memory plan and the sampling values");
+}
+
+std::filesystem::path model_path(const std::filesystem::path& asked) {
+  const std::filesystem::path path = asked.empty() ? default_model() : asked;
+  std::error_code none;
+  if (!std::filesystem::exists(path, none))
+    fail(ErrorKind::kNotFound, "{}: no such file. {}", path.string(),
+         asked.empty() ? "Run ./run once to fetch the default model, or pass --model FILE."
+                       : "Name a .gguf file or a Hugging Face folder.");
+  return path;
+}
+
+LoadedModel load_model(const ModelOptions& options) {
+  const std::filesystem::path path = model_path(options.model);
+  auto pool = std::make_unique<ThreadPool>(options.threads);
+  Progress progress("Loading", 0, "bytes");
+  text::TextModel model =
+      text::TextModel::load(path,
+                            {.context = options.context,
+                             .kv_format = options.kv_format(),
+                             .available_bytes = bench::read_machine().available_bytes},
+                            pool->cores(), progress.callback());
+  if (options.verbose) print_plan(model, options.threads);
+  return {std::move(pool), std::move(model)};
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,39 @@
+// The flags of commands that load a language model, and the loading: progress bar, check of memory,
+// the plan under --verbose.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "text/text_model.h"
+
+namespace weft::cli {
+
+struct ModelOptions {
+  std::filesystem::path model;  // empty: default_model()
+  size_t threads = available_cores();
+  size_t context = 0;
+  std::string kv = "f16";
+  bool verbose = false;
+
+  kernels::KvFormat kv_format() const;
+};
+
+// `options` must live until the command has run.
+void add_model_options(CLI::App& command, ModelOptions& options);
+
+struct LoadedModel {
+  std::unique_ptr<ThreadPool> pool;
+  text::TextModel model;
+};
+LoadedModel load_model(const ModelOptions& options);
+
+// The --model flag alone, for commands that need no more of the model than its file.
+void add_model_flag(CLI::App& command, std::filesystem::path& model);
+std::filesystem::path model_path(const std::filesystem::path& asked);
+
+}  // namespace weft::cli
