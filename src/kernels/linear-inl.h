@@ -8,12 +8,15 @@
 #include "kernels/linear_tile.h"
 #include "kernels/panel_layout.h"
 
+#if HWY_TARGET == HWY_AVX3_DL
+// Highway 1.0.3 asks for the VEX form of VNNI only; the EVEX form used here is the one that every
+// CPU of this target has.
+#define WEFT_TARGET HWY_TARGET_STR ",avx512vnni"
+#define WEFT_ATTR __attribute__((target(WEFT_TARGET)))  // for lambdas, as HWY_ATTR
+HWY_PUSH_ATTRIBUTES(WEFT_TARGET)
+#else
+#define WEFT_ATTR HWY_ATTR
 HWY_BEFORE_NAMESPACE();
-#if HWY_TARGET == HWY_AVX3_DL && !defined(__clang__)
-// Highway 1.0.3 asks GCC for the VEX form of VNNI only; the EVEX form used here is the one that
-// every CPU of this target has.
-#pragma GCC push_options
-#pragma GCC target("avx512vnni")
 #endif
 namespace weft::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -87,11 +90,11 @@ constexpr bool kDotTakesOffset8 = HWY_TARGET == HWY_AVX2;
 template <int kBits, int g>
 HWY_INLINE VU Group(const uint8_t* codes) {
   const DU d;
-  const auto vector = [&](size_t i) HWY_ATTR {
+  const auto vector = [&](size_t i) WEFT_ATTR {
     return hn::Load(d, reinterpret_cast<const uint32_t*>(codes + 64 * i));
   };
   const auto masked = [&](VU v, uint32_t byte)
-                          HWY_ATTR { return hn::And(v, hn::Set(d, byte * 0x01010101u)); };
+                          WEFT_ATTR { return hn::And(v, hn::Set(d, byte * 0x01010101u)); };
   if constexpr (kBits == 8) {
     return vector(g);
   } else if constexpr (kBits >= 4) {
@@ -226,7 +229,7 @@ HWY_INLINE void StartSums(const QuantisedBlock* rows, NegativeSum negative_sum, 
 // product, and a group's codes need one register.
 template <int kBits, int kFirst, size_t M>
 HWY_INLINE void AddGroups(const uint8_t* codes, const QuantisedBlock* rows, VI (&sums)[M]) {
-  const auto add = [&](VU w, int g) HWY_ATTR {
+  const auto add = [&](VU w, int g) WEFT_ATTR {
 #pragma GCC unroll 8
     for (size_t m = 0; m < M; ++m) {
       const VI four = hn::Set(DI(), LoadScalar<int32_t>(rows[m].codes + 4 * g));
@@ -269,11 +272,11 @@ void MultiplyQuantised(const TileCall& call) {
         if constexpr (f.sub_blocks) {
           VI first[M], second[M];
           StartSums<f.offset, M>(
-              rows, [](const QuantisedBlock& row) HWY_ATTR { return row.negative_sum16[0]; },
+              rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum16[0]; },
               first);
           AddGroups<f.bits, 0, M>(codes, rows, first);
           StartSums<f.offset, M>(
-              rows, [](const QuantisedBlock& row) HWY_ATTR { return row.negative_sum16[1]; },
+              rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum16[1]; },
               second);
           AddGroups<f.bits, 4, M>(codes, rows, second);
 #pragma GCC unroll 8
@@ -285,7 +288,7 @@ void MultiplyQuantised(const TileCall& call) {
         } else {
           VI sums[M];
           StartSums<f.offset, M>(
-              rows, [](const QuantisedBlock& row) HWY_ATTR { return row.negative_sum; }, sums);
+              rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum; }, sums);
           AddGroups<f.bits, 0, M>(codes, rows, sums);
           AddGroups<f.bits, 4, M>(codes, rows, sums);
 #pragma GCC unroll 8
@@ -369,11 +372,8 @@ struct EmulatedBf16 {
 };
 
 #if HWY_TARGET == HWY_AVX3_DL
-#if defined(__clang__)  // an attribute of its own replaces Highway's, so it repeats that
-#define WEFT_BF16_ATTR __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
-#else
-#define WEFT_BF16_ATTR __attribute__((target("avx512bf16")))
-#endif
+// Repeats WEFT_TARGET: with clang an attribute of its own replaces the pushed one.
+#define WEFT_BF16_ATTR __attribute__((target(WEFT_TARGET ",avx512bf16")))
 struct NativeBf16 {
   static HWY_INLINE WEFT_BF16_ATTR VF Dot(VF acc, VU weights, uint32_t x) {
     return VF{_mm512_dpbf16_ps(acc.raw, reinterpret_cast<__m512bh>(weights.raw),
@@ -431,7 +431,7 @@ HWY_INLINE void QuantiseBlock(const float* x, QuantisedBlock& block) {
   block.scale = amax / 127.0f;
   const VF inverse = hn::Set(df, amax > 0 ? 127.0f / amax : 0.0f);
   const auto code = [&](size_t i)
-                        HWY_ATTR { return hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse)); };
+                        WEFT_ATTR { return hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse)); };
 #if HWY_TARGET == HWY_AVX3_DL
   const __m256i codes =
       _mm256_set_m128i(_mm512_cvtsepi32_epi8(code(16).raw), _mm512_cvtsepi32_epi8(code(0).raw));
@@ -575,7 +575,10 @@ TileKernels MakeTileKernels() {
 #undef WEFT_BF16_ATTR
 
 }  // namespace weft::kernels::HWY_NAMESPACE
-#if HWY_TARGET == HWY_AVX3_DL && !defined(__clang__)
-#pragma GCC pop_options
-#endif
+#if HWY_TARGET == HWY_AVX3_DL
+HWY_POP_ATTRIBUTES
+#undef WEFT_TARGET
+#else
 HWY_AFTER_NAMESPACE();
+#endif
+#undef WEFT_ATTR
