@@ -2,29 +2,63 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace weft {
 
+namespace {
+
+constexpr size_t kHuge = size_t{2} << 20;
+
+void* map(size_t bytes) {
+  return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+// `bytes` whole huge pages at a multiple of their size, or MAP_FAILED.
+void* map_huge(size_t bytes) {
+  void* p = map(bytes + kHuge);
+  if (p == MAP_FAILED) return p;
+  auto* const begin = static_cast<uint8_t*>(p);
+  const size_t before = (kHuge - reinterpret_cast<uintptr_t>(begin) % kHuge) % kHuge;
+  if (before != 0) munmap(begin, before);
+  munmap(begin + before + bytes, kHuge - before);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
+  return begin + before;
+}
+
+}  // namespace
+
 Buffer::Buffer(size_t bytes, const char* what) {
   if (bytes == 0) return;
-  constexpr size_t kHuge = size_t{2} << 20;
+  const bool huge = bytes >= kHuge;
   // Whole huge pages for big buffers, so that the tail can be one too.
-  const size_t rounded = bytes >= kHuge ? (bytes + kHuge - 1) / kHuge * kHuge : bytes;
-  void* p = rounded < bytes ? MAP_FAILED
-                            : mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const size_t rounded = huge ? (bytes + kHuge - 1) / kHuge * kHuge : bytes;
+  void* p = rounded < bytes || rounded > SIZE_MAX - kHuge ? MAP_FAILED
+            : huge                                        ? map_huge(rounded)
+                                                          : map(rounded);
   if (p == MAP_FAILED) {
     fail(ErrorKind::kOutOfResources, "cannot allocate {:.1f} MiB for {}",
          static_cast<double>(bytes) / (1 << 20), what);
   }
-  if (rounded >= kHuge) madvise(p, rounded, MADV_HUGEPAGE);
   data_ = static_cast<uint8_t*>(p);
   bytes_ = rounded;
 }
 
 Buffer::~Buffer() {
   if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+std::shared_ptr<uint8_t> Arena::take(size_t bytes) {
+  const size_t rounded = (bytes + 63) / 64 * 64;
+  if (chunk_ == nullptr || rounded > chunk_->bytes() - used_) {
+    chunk_ = std::make_shared<Buffer>(std::max(rounded, chunk_bytes_), what_);
+    used_ = 0;
+  }
+  uint8_t* const block = chunk_->data() + used_;
+  used_ += rounded;
+  return {chunk_, block};
 }
 
 }  // namespace weft

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -40,6 +41,22 @@ class Buffer {
  private:
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// Room for many blocks that are used one after another, taken from few large Buffers in the order of
+// the calls. A block lives until its last owner is gone, and with it the Buffer it came from.
+class Arena {
+ public:
+  // `chunk_bytes`: of a Buffer, or more where a block is larger.
+  explicit Arena(const char* what, size_t chunk_bytes = size_t{64} << 20)
+      : what_(what), chunk_bytes_(chunk_bytes) {}
+  std::shared_ptr<uint8_t> take(size_t bytes);  // 64-byte aligned, zeros; kOutOfResources
+
+ private:
+  const char* what_;
+  size_t chunk_bytes_;
+  std::shared_ptr<Buffer> chunk_;
+  size_t used_ = 0;
 };
 
 // A growing scratch array: `need(n)` returns room for n values and keeps it for the next call, so a

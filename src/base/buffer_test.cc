@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "base/error.h"
 
 namespace weft {
@@ -48,6 +50,23 @@ TEST(scratch, keeps_its_room) {
   EXPECT_EQ(scratch.need(10), first);
   EXPECT_EQ(scratch.need(1000), first);
   scratch.need(1 << 20)[(1 << 20) - 1] = 2;
+}
+
+TEST(arena, blocks_follow_each_other_and_outlive_it) {
+  std::shared_ptr<uint8_t> first, second, large;
+  {
+    Arena arena("a test", size_t{1} << 16);
+    first = arena.take(100);
+    second = arena.take(1);
+    large = arena.take(size_t{3} << 20);
+  }
+  EXPECT_EQ(second.get() - first.get(), 128) << "64-byte aligned, nothing between";
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large.get()) % (size_t{2} << 20), 0u) << "huge pages";
+  std::memset(first.get(), 1, 100);
+  EXPECT_EQ(*second, 0);
+  std::memset(large.get(), 1, size_t{3} << 20);
+  first.reset();
+  EXPECT_EQ(*second, 0) << "lives as long as one block of its chunk";
 }
 
 }  // namespace

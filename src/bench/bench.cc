@@ -4,6 +4,8 @@ namespace weft::bench {
 namespace {
 
 constexpr Bench kBenches[] = {
+    {"llm", "Prompts and answers of a language model, beside llama.cpp",
+     "weft bench llm --quick --peer build/peer/bin/llama-bench", true, run_llm},
     {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
      "weft bench kernels --quick", false, run_kernels},
 };

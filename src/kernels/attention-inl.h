@@ -141,7 +141,7 @@ struct ScoresOf {
       const uint8_t* units = keys;
       const uint8_t* ahead = next;
       for (size_t i = 0; i < depth; ++i, units += kRowBytes, ahead += kRowBytes) {
-        // Heads lie 4 KiB and more apart, which hardware prefetchers do not cross: a third of the
+        // Pages lie 4 KiB and more apart, which hardware prefetchers do not cross: a third of the
         // bandwidth of decode.
         for (size_t line = 0; line < kRowBytes; line += 64) {
           hwy::Prefetch(ahead + line);
@@ -458,8 +458,8 @@ class TileWorker {
                  const typename Format::Other* probabilities, const State& state) {
     const KvShape& kv = tile_.shape->kv;
     const size_t dim = kv.head_dim, rows = tile_.num_rows(), heads = tile_.num_heads;
-    const uint8_t* keys = stored.data + tile_.kv_head * kv.head_bytes(stored.format);
-    const size_t values_at = kv.num_kv_heads * kv.head_bytes(stored.format);
+    const uint8_t* keys = stored.data + 2 * tile_.kv_head * kv.head_bytes(stored.format);
+    const size_t values_at = kv.head_bytes(stored.format);
     const std::span<const KvPage> pages = tile_.call->kv.pages;
     const uint8_t* next = pages[std::min(page + 1, pages.size() - 1)].data + (keys - stored.data);
     RunRows(ScoresOf<Format>{keys, dim, queries, scores_, next, values_at}, 0, rows);

@@ -40,8 +40,8 @@ void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t first
       format == KvFormat::kF16 ? WEFT_DISPATCH(RoundRowF16) : WEFT_DISPATCH(RoundRowBf16);
   uint16_t rows[kPageTokens][kMaxHeadDim];
   for (size_t h = 0; h < shape.num_kv_heads; ++h) {
-    uint8_t* keys = page + h * shape.head_bytes(format);
-    uint8_t* values = page + (shape.num_kv_heads + h) * shape.head_bytes(format);
+    uint8_t* keys = page + 2 * h * shape.head_bytes(format);
+    uint8_t* values = keys + shape.head_bytes(format);
     for (size_t t = 0; t < num_tokens; ++t) round_row(k + t * stride + h * dim, dim, rows[t]);
     if (format == KvFormat::kF16) {
       store_columns(rows, num_tokens, dim, reinterpret_cast<uint16_t*>(keys) + first_token);

@@ -1,7 +1,8 @@
 // The keys and values that attention reads: pages of one layer of one sequence. text::KvCache makes
 // the view and owns the pages; models pass it on; kernels::attention reads every format.
 //
-// A page holds kPageTokens tokens of all KV heads of one layer. Inside, per head, keys first:
+// A page holds kPageTokens tokens of all KV heads of one layer. Inside, head by head, its keys and
+// then its values, so that attention over one head reads a few KiB at a stretch:
 //   f16   K: (head_dim, kPageTokens)        a row = one feature of all tokens, so that scores of 16
 //         V: (kPageTokens, head_dim)        tokens are one vector and need no horizontal sum
 //   bf16  K: (head_dim / 2, kPageTokens, 2) pairs of features, V: (kPageTokens / 2, head_dim, 2)
@@ -26,8 +27,7 @@ struct KvShape {
   size_t page_bytes(KvFormat f) const { return 2 * num_kv_heads * head_bytes(f); }
 };
 
-// One page of one layer. K of head h starts at h * head_bytes, V at (num_kv_heads + h) *
-// head_bytes.
+// One page of one layer. K of head h starts at 2 * h * head_bytes, V at (2 * h + 1) * head_bytes.
 struct KvPage {
   const uint8_t* data = nullptr;
   KvFormat format = KvFormat::kF16;

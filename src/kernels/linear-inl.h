@@ -91,7 +91,7 @@ template <int kBits, int g>
 HWY_INLINE VU Group(const uint8_t* codes) {
   const DU d;
   const auto vector = [&](size_t i) WEFT_ATTR {
-    return hn::Load(d, reinterpret_cast<const uint32_t*>(codes + 64 * i));
+    return hn::LoadU(d, reinterpret_cast<const uint32_t*>(codes + 64 * i));
   };
   const auto masked = [&](VU v, uint32_t byte)
                           WEFT_ATTR { return hn::And(v, hn::Set(d, byte * 0x01010101u)); };
@@ -242,73 +242,76 @@ HWY_INLINE void AddGroups(const uint8_t* codes, const QuantisedBlock* rows, VI (
   add(Group<kBits, kFirst + 3>(codes), kFirst + 3);
 }
 
-// Codes are asked for this many blocks ahead, into the second-level cache: with one row the
-// processor cannot look far enough ahead by itself, and with four it does not. (Zen 4, matrix in
-// memory: 4 rows of q4_1 at 15 instead of 10 GB/s; fetching to the first level gained half of
-// that.)
-constexpr size_t kPrefetchBlocks = 16;
+// Weights are asked for this far ahead, into the second-level cache: with one row the processor
+// cannot look far enough ahead by itself, and with four it does not.
+constexpr size_t kPrefetchBytes = 4096;
 
-HWY_INLINE void PrefetchToL2(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+HWY_INLINE void PrefetchToL2(const uint8_t* p) { __builtin_prefetch(p + kPrefetchBytes, 0, 2); }
+
+// acc += one block of 32 features.
+template <DType kType, size_t M>
+HWY_INLINE void AddBlock(const uint8_t* codes, const BlockScales& s, const QuantisedBlock* rows,
+                         VF (&acc)[M]) {
+  constexpr PanelFormat f = panel_format(kType);
+  const DF df;
+  if constexpr (f.sub_blocks) {
+    VI first[M], second[M];
+    StartSums<f.offset, M>(
+        rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum16[0]; }, first);
+    AddGroups<f.bits, 0, M>(codes, rows, first);
+    StartSums<f.offset, M>(
+        rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum16[1]; }, second);
+    AddGroups<f.bits, 4, M>(codes, rows, second);
+#pragma GCC unroll 8
+    for (size_t m = 0; m < M; ++m) {
+      const VF product = hn::MulAdd(hn::ConvertTo(df, second[m]), s.scale[1],
+                                    hn::Mul(hn::ConvertTo(df, first[m]), s.scale[0]));
+      acc[m] = hn::MulAdd(product, hn::Set(df, rows[m].scale), acc[m]);
+    }
+  } else {
+    VI sums[M];
+    StartSums<f.offset, M>(
+        rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum; }, sums);
+    AddGroups<f.bits, 0, M>(codes, rows, sums);
+    AddGroups<f.bits, 4, M>(codes, rows, sums);
+#pragma GCC unroll 8
+    for (size_t m = 0; m < M; ++m) {
+      const VF product = hn::Mul(hn::ConvertTo(df, sums[m]), s.scale[0]);
+      acc[m] = hn::MulAdd(product, hn::Set(df, rows[m].scale), acc[m]);
+    }
+  }
+#pragma GCC unroll 8
+  for (size_t m = 0; m < M; ++m) {
+    if constexpr (f.has_min && f.sub_blocks) {
+      acc[m] = hn::MulAdd(s.min[0], hn::Set(df, rows[m].scaled_sum16[0]), acc[m]);
+      acc[m] = hn::MulAdd(s.min[1], hn::Set(df, rows[m].scaled_sum16[1]), acc[m]);
+    } else if constexpr (f.has_min) {
+      acc[m] = hn::MulAdd(s.min[0], hn::Set(df, rows[m].scaled_sum), acc[m]);
+    }
+  }
+}
 
 template <DType kType, size_t M>
 void MultiplyQuantised(const TileCall& call) {
   constexpr PanelFormat f = panel_format(kType);
-  const DF df;
-  const size_t num_blocks = call.in_features / kBlockFeatures;
-  const auto* x = static_cast<const QuantisedBlock*>(call.x);
+  const size_t num_groups = call.in_features / kBlockFeatures / f.blocks_per_scale;
   for (size_t p = 0; p < call.num_panels; ++p) {
     for (size_t slice = 0; slice < kSlices; ++slice) {
-      const uint8_t* codes = call.panels + p * call.panel_bytes + slice * kLanes * 4;
-      const uint8_t* group =
-          call.panels + p * call.panel_bytes + panel_code_bytes(kType, call.in_features);
-      const QuantisedBlock* rows = x;
+      const uint8_t* group = call.panels + p * call.panel_bytes;
+      const auto* rows = static_cast<const QuantisedBlock*>(call.x);
       VF acc[M];
-      for (size_t m = 0; m < M; ++m) acc[m] = hn::Zero(df);
-      for (size_t b = 0; b < num_blocks; ++b) {
-        for (size_t line = 0; line < code_bytes(f.bits); line += 64)
-          PrefetchToL2(codes + kPrefetchBlocks * code_bytes(f.bits) + line);
-        const size_t sub = b % f.blocks_per_scale;
-        const BlockScales s = LoadScales<kType>(group, sub, slice);
-        if constexpr (f.sub_blocks) {
-          VI first[M], second[M];
-          StartSums<f.offset, M>(
-              rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum16[0]; },
-              first);
-          AddGroups<f.bits, 0, M>(codes, rows, first);
-          StartSums<f.offset, M>(
-              rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum16[1]; },
-              second);
-          AddGroups<f.bits, 4, M>(codes, rows, second);
-#pragma GCC unroll 8
-          for (size_t m = 0; m < M; ++m) {
-            const VF product = hn::MulAdd(hn::ConvertTo(df, second[m]), s.scale[1],
-                                          hn::Mul(hn::ConvertTo(df, first[m]), s.scale[0]));
-            acc[m] = hn::MulAdd(product, hn::Set(df, rows[m].scale), acc[m]);
-          }
-        } else {
-          VI sums[M];
-          StartSums<f.offset, M>(
-              rows, [](const QuantisedBlock& row) WEFT_ATTR { return row.negative_sum; }, sums);
-          AddGroups<f.bits, 0, M>(codes, rows, sums);
-          AddGroups<f.bits, 4, M>(codes, rows, sums);
-#pragma GCC unroll 8
-          for (size_t m = 0; m < M; ++m) {
-            const VF product = hn::Mul(hn::ConvertTo(df, sums[m]), s.scale[0]);
-            acc[m] = hn::MulAdd(product, hn::Set(df, rows[m].scale), acc[m]);
-          }
+      for (size_t m = 0; m < M; ++m) acc[m] = hn::Zero(DF());
+      for (size_t g = 0; g < num_groups; ++g) {
+        for (size_t line = 0; line < f.scale_bytes; line += 64) PrefetchToL2(group + line);
+        const uint8_t* codes = group + f.scale_bytes;
+        for (size_t sub = 0; sub < f.blocks_per_scale; ++sub) {
+          for (size_t line = 0; line < code_bytes(f.bits); line += 64) PrefetchToL2(codes + line);
+          AddBlock<kType, M>(codes + slice * kLanes * 4, LoadScales<kType>(group, sub, slice), rows,
+                             acc);
+          codes += code_bytes(f.bits);
+          rows += M;
         }
-#pragma GCC unroll 8
-        for (size_t m = 0; m < M; ++m) {
-          if constexpr (f.has_min && f.sub_blocks) {
-            acc[m] = hn::MulAdd(s.min[0], hn::Set(df, rows[m].scaled_sum16[0]), acc[m]);
-            acc[m] = hn::MulAdd(s.min[1], hn::Set(df, rows[m].scaled_sum16[1]), acc[m]);
-          } else if constexpr (f.has_min) {
-            acc[m] = hn::MulAdd(s.min[0], hn::Set(df, rows[m].scaled_sum), acc[m]);
-          }
-        }
-        codes += code_bytes(f.bits);
-        rows += M;
-        if (sub + 1 == f.blocks_per_scale) group += f.scale_bytes;
+        group += group_bytes(f);
       }
       for (size_t m = 0; m < M; ++m) Store(call, m, p * kPanelOutputs + slice * kLanes, acc[m]);
     }
@@ -430,8 +433,9 @@ HWY_INLINE void QuantiseBlock(const float* x, QuantisedBlock& block) {
   const float amax = hn::GetLane(hn::MaxOfLanes(df, largest));
   block.scale = amax / 127.0f;
   const VF inverse = hn::Set(df, amax > 0 ? 127.0f / amax : 0.0f);
-  const auto code = [&](size_t i)
-                        WEFT_ATTR { return hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse)); };
+  const auto code = [&](size_t i) WEFT_ATTR {
+    return hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse));
+  };
 #if HWY_TARGET == HWY_AVX3_DL
   const __m256i codes =
       _mm256_set_m128i(_mm512_cvtsepi32_epi8(code(16).raw), _mm512_cvtsepi32_epi8(code(0).raw));

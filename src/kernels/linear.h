@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "base/buffer.h"
@@ -55,26 +56,28 @@ class Linear {
   Linear() = default;
 
   // Packs `weight` (out_features, in_features) of any weight dtype into panels of 16 outputs. The
-  // view may go away afterwards. kInvalidInput if in_features is not a whole number of blocks.
-  static Linear pack(const TensorView& weight, const CoreSet& cores);
+  // view may go away afterwards. A model packs its matrices into one `arena` in the order that it
+  // reads them: small ones then lie on huge pages too, and the end of one brings in the beginning
+  // of the next. kInvalidInput if in_features is not a whole number of blocks.
+  static Linear pack(const TensorView& weight, const CoreSet& cores, Arena* arena = nullptr);
 
   explicit operator bool() const { return out_features_ != 0; }
   size_t out_features() const { return out_features_; }
   size_t in_features() const { return in_features_; }
   DType dtype() const { return dtype_; }
-  size_t packed_bytes() const { return packed_.bytes(); }
+  size_t packed_bytes() const { return panel_bytes_ * num_panels(); }
   ActivationKind activation_kind() const;
 
   // Row `row` of W in f32 (an embedding look-up from a tied head). `out` holds in_features values.
   void dequantize_row(size_t row, float* out) const;
 
-  const uint8_t* panel(size_t p) const { return packed_.data() + p * panel_bytes_; }
+  const uint8_t* panel(size_t p) const { return packed_.get() + p * panel_bytes_; }
   size_t num_panels() const { return (out_features_ + 15) / 16; }
 
  private:
   DType dtype_ = DType::kF32;
   size_t out_features_ = 0, in_features_ = 0, panel_bytes_ = 0;
-  Buffer packed_;
+  std::shared_ptr<const uint8_t> packed_;
 };
 
 struct LinearCall {

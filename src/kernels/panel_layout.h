@@ -1,7 +1,8 @@
 // How a Linear keeps its weights: panels of 16 outputs, so that one vector holds 16 outputs and an
 // activation is broadcast to all of them (no horizontal sums). The bytes per weight are the file's.
 //
-// Block formats: a panel is [codes][scales], cut into blocks of 32 input features.
+// Block formats: a panel is one stream of scale groups, each [scales][codes of 1 or 8 blocks], a
+// block being 32 input features: a product reads it from front to back, and nothing else.
 //   codes of a block: 64-byte vectors, byte 4*r + i of a vector belongs to output r. Group g of a
 //   block is features 4g ... 4g+3, the four bytes of an int8 dot product:
 //     8 bit  vector g                 = group g (plus 128)
@@ -83,9 +84,17 @@ constexpr PanelFormat panel_format(DType type) {
 
 constexpr size_t code_bytes(int bits) { return static_cast<size_t>(bits) * 64; }  // of one block
 
-// Bytes of the codes of a panel, which is where its scales start.
-constexpr size_t panel_code_bytes(DType type, size_t in_features) {
-  return in_features / kBlockFeatures * code_bytes(panel_format(type).bits);
+// Bytes of a scale group: the scales, then the codes they belong to.
+constexpr size_t group_bytes(const PanelFormat& f) {
+  return f.scale_bytes + f.blocks_per_scale * code_bytes(f.bits);
+}
+
+// Where in a panel the scales and the codes of block b are.
+constexpr size_t scales_at(const PanelFormat& f, size_t b) {
+  return b / f.blocks_per_scale * group_bytes(f);
+}
+constexpr size_t codes_at(const PanelFormat& f, size_t b) {
+  return scales_at(f, b) + f.scale_bytes + b % f.blocks_per_scale * code_bytes(f.bits);
 }
 
 constexpr size_t panel_bytes(DType type, size_t in_features) {
@@ -95,8 +104,7 @@ constexpr size_t panel_bytes(DType type, size_t in_features) {
     const size_t features = type == DType::kBF16 ? (in_features + 1) / 2 * 2 : in_features;
     return (features * kPanelOutputs * size + 63) / 64 * 64;
   }
-  const size_t scale_groups = in_features / kBlockFeatures / f.blocks_per_scale;
-  return (panel_code_bytes(type, in_features) + scale_groups * f.scale_bytes + 63) / 64 * 64;
+  return (scales_at(f, in_features / kBlockFeatures) + 63) / 64 * 64;
 }
 
 // One row of x, 32 features: int8 codes and what the weight formats need to know of them. One cache

@@ -271,15 +271,14 @@ void pack_quantised_panel(const TensorView& weight, size_t first_output, uint8_t
   constexpr PanelFormat format = panel_format(type);
   const size_t in = weight.shape[1], file_block = traits(type).block_bytes;
   const size_t outputs = std::min(kPanelOutputs, weight.shape[0] - first_output);
-  uint8_t* scales = panel + panel_code_bytes(type, in);
   for (size_t r = 0; r < outputs; ++r) {
     const uint8_t* row = weight.row(first_output + r);
     for (size_t b = 0; b < in / kBlockFeatures; ++b) {
       const size_t group = b / format.blocks_per_scale, sub = b % format.blocks_per_scale;
       const uint8_t* block = row + group * file_block;
-      auto* codes = reinterpret_cast<uint32_t*>(panel + b * code_bytes(format.bits));
+      auto* codes = reinterpret_cast<uint32_t*>(panel + codes_at(format, b));
       write_codes<format.bits>(read_codes<type>(block, sub), codes, r);
-      if (sub == 0) write_scales<type>(block, scales + group * format.scale_bytes, r);
+      if (sub == 0) write_scales<type>(block, panel + scales_at(format, b), r);
     }
   }
 }
@@ -334,7 +333,7 @@ void pack_panel(const TensorView& weight, size_t first_output, uint8_t* panel) {
 
 }  // namespace
 
-Linear Linear::pack(const TensorView& weight, const CoreSet& cores) {
+Linear Linear::pack(const TensorView& weight, const CoreSet& cores, Arena* arena) {
   WEFT_ASSERT(weight.shape.rank() == 2 && traits(weight.dtype).is_weight);
   Linear linear;
   linear.dtype_ = weight.dtype;
@@ -344,11 +343,13 @@ Linear Linear::pack(const TensorView& weight, const CoreSet& cores) {
     fail(ErrorKind::kInvalidInput, "a {} matrix needs rows of whole blocks of {}, this has {}",
          name(weight.dtype), traits(weight.dtype).block_elements, linear.in_features_);
   linear.panel_bytes_ = kernels::panel_bytes(weight.dtype, linear.in_features_);
-  linear.packed_ = Buffer(linear.panel_bytes_ * linear.num_panels(), "packed weights");
-  uint8_t* packed = linear.packed_.data();
+  Arena own("packed weights", 0);
+  const std::shared_ptr<uint8_t> packed =
+      (arena == nullptr ? own : *arena).take(linear.packed_bytes());
+  linear.packed_ = packed;
   cores.parallel_for(linear.num_panels(), 4, [&](size_t begin, size_t end, size_t) {
     for (size_t p = begin; p < end; ++p)
-      pack_panel(weight, p * kPanelOutputs, packed + p * linear.panel_bytes_);
+      pack_panel(weight, p * kPanelOutputs, packed.get() + p * linear.panel_bytes_);
   });
   return linear;
 }
@@ -368,13 +369,12 @@ void Linear::dequantize_row(size_t row, float* out) const {
     }
     return;
   }
-  const uint8_t* scales = panel + panel_code_bytes(dtype_, in_features_);
   for (size_t b = 0; b < in_features_ / kBlockFeatures; ++b) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(panel + b * code_bytes(format.bits));
+    const auto* codes = reinterpret_cast<const uint32_t*>(panel + codes_at(format, b));
     const Words w = read_packed_codes(format.bits, codes, r);
-    const uint8_t* group = scales + b / format.blocks_per_scale * format.scale_bytes;
+    const uint8_t* scales = panel + scales_at(format, b);
     for (size_t half = 0; half < 2; ++half) {
-      const ScaleMin s = read_scale(dtype_, group, b % format.blocks_per_scale, half, r);
+      const ScaleMin s = read_scale(dtype_, scales, b % format.blocks_per_scale, half, r);
       for (size_t i = 0; i < 16; ++i) {
         const size_t k = 16 * half + i;
         const int code = static_cast<int>(w[k / 4] >> (k % 4 * 8) & 255);

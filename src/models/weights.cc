@@ -30,7 +30,7 @@ kernels::Linear WeightReader::linear(const std::string& name, size_t out_feature
                                      size_t in_features) {
   const TensorView tensor = take(name, {out_features, in_features});
   try {
-    kernels::Linear packed = kernels::Linear::pack(tensor, cores_);
+    kernels::Linear packed = kernels::Linear::pack(tensor, cores_, &arena_);
     checkpoint_.release(tensor);
     advance(tensor);
     return packed;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "formats/checkpoint.h"
@@ -39,6 +40,7 @@ class WeightReader {
   const formats::Checkpoint& checkpoint_;
   const CoreSet& cores_;
   const ProgressFn& progress_;
+  Arena arena_{"packed weights"};
   std::set<std::string, std::less<>> left_;
   size_t done_bytes_ = 0, total_bytes_ = 0;
 };

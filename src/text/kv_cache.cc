@@ -18,9 +18,10 @@ size_t pages_for(size_t tokens) { return tokens / kPageTokens + (tokens % kPageT
 KvCache::KvCache(const KvCacheOptions& options) : options_(options) {
   const kernels::KvShape& shape = options.shape;
   WEFT_ASSERT(options.num_layers != 0 && shape.num_kv_heads != 0);
-  if (shape.head_dim == 0 || shape.head_dim % 16 != 0)
+  if (shape.head_dim == 0 || shape.head_dim % 16 != 0 || shape.head_dim > 512)
     fail(ErrorKind::kUnsupported,
-         "KV cache: head_dim = {}, but attention needs a multiple of 16. Use another model.",
+         "KV cache: head_dim = {}, but attention needs a multiple of 16, 512 at most. Use another "
+         "model.",
          shape.head_dim);
   page_bytes_ = shape.page_bytes(options.format);
   block_bytes_ = options.num_layers * page_bytes_;
@@ -100,7 +101,8 @@ bool KvCache::reserve(SequenceId sequence, size_t num_tokens) {
   if (copy) {
     const uint32_t shared = s.blocks[next];
     const uint32_t own = take_block();
-    std::memcpy(block(own), block(shared), block_bytes_);
+    for (size_t layer = 0; layer < options_.num_layers; ++layer)
+      std::memcpy(page(layer, own), page(layer, shared), page_bytes_);
     drop_block(shared);
     set_page(s, next, own);
   }
@@ -126,9 +128,9 @@ void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_
   for (size_t done = 0; done < num_tokens;) {
     const size_t position = first_position + done, in_page = position % kPageTokens;
     const size_t count = std::min(num_tokens - done, kPageTokens - in_page);
-    uint8_t* page = block(s.blocks[position / kPageTokens]) + layer * page_bytes_;
-    kernels::write_kv(options_.shape, options_.format, page, in_page, count, k + done * stride,
-                      v + done * stride, stride);
+    kernels::write_kv(options_.shape, options_.format,
+                      page(layer, s.blocks[position / kPageTokens]), in_page, count,
+                      k + done * stride, v + done * stride, stride);
     done += count;
   }
   s.layer_length[layer] = first_position + num_tokens;
@@ -177,12 +179,12 @@ void KvCache::grow_page_table(Sequence& s, size_t num_pages) {
   s.pages_per_layer = wider;
 }
 
-void KvCache::set_page(Sequence& s, size_t page, uint32_t number) {
-  if (page == s.blocks.size()) s.blocks.push_back(number);
-  s.blocks[page] = number;
+void KvCache::set_page(Sequence& s, size_t index, uint32_t number) {
+  if (index == s.blocks.size()) s.blocks.push_back(number);
+  s.blocks[index] = number;
   for (size_t layer = 0; layer < options_.num_layers; ++layer)
-    s.pages[layer * s.pages_per_layer + page] = {.data = block(number) + layer * page_bytes_,
-                                                 .format = options_.format};
+    s.pages[layer * s.pages_per_layer + index] = {.data = page(layer, number),
+                                                  .format = options_.format};
 }
 
 void KvCache::keep_pages(Sequence& s, size_t num_pages) {

@@ -7,8 +7,8 @@
 // pool and shared ones copied, so append() cannot fail. Room ends with a fork or truncate of the
 // sequence; pages already taken stay with it and serve the next reserve().
 //
-// Pool memory becomes resident when a block of it is first written. Steady-state decode allocates
-// nothing. Owned and used by one engine thread.
+// Pool memory becomes resident when it is first written, a huge page (2 MiB) of each layer at a
+// time. Steady-state decode allocates nothing. Owned and used by one engine thread.
 #pragma once
 
 #include <cstddef>
@@ -65,17 +65,19 @@ class KvCache final : public kernels::KvStore {
 
   Sequence& get(SequenceId sequence);
   const Sequence& get(SequenceId sequence) const;
-  uint8_t* block(uint32_t number) { return pool_.data() + number * block_bytes_; }
+  uint8_t* page(size_t layer, uint32_t block) {
+    return pool_.data() + (layer * references_.size() + block) * page_bytes_;
+  }
   uint32_t take_block();
   void drop_block(uint32_t number);
   void grow_page_table(Sequence& s, size_t num_pages);
-  void set_page(Sequence& s, size_t page, uint32_t block);
+  void set_page(Sequence& s, size_t index, uint32_t block);
   void keep_pages(Sequence& s, size_t num_pages);
 
   KvCacheOptions options_;
-  size_t page_bytes_ = 0;             // one layer
-  size_t block_bytes_ = 0;            // all layers
-  Buffer pool_;                       // (num_blocks, num_layers, page)
+  size_t page_bytes_ = 0;   // one layer
+  size_t block_bytes_ = 0;  // all layers
+  Buffer pool_;             // (num_layers, num_blocks, page): attention walks along one layer
   std::vector<uint32_t> references_;  // per block
   std::vector<uint32_t> free_;        // stack of block numbers
   std::vector<Sequence> sequences_;

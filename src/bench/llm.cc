@@ -1,0 +1,369 @@
+// `weft bench llm`: how fast a language model reads a prompt and writes an answer, beside llama.cpp
+// on the same file and beside this machine's limits.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "base/random.h"
+#include "bench/bench.h"
+#include "bench/child.h"
+#include "bench/limits.h"
+#include "bench/machine.h"
+#include "bench/peer.h"
+#include "formats/checkpoint.h"
+#include "formats/tokenizer.h"
+#include "models/language_model.h"
+#include "text/kv_cache.h"
+
+namespace weft::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using models::Token;
+
+constexpr size_t kPromptTokens = 512;     // pp512, in one pass
+constexpr size_t kAnswerTokens = 64;      // tg64
+constexpr size_t kShallow = 16;           // tokens in the context before the answer
+constexpr size_t kDeep = 4096;            // the same, where attention is a large part
+constexpr size_t kFirstTokenPrompt = 20;  // tokens, for the time to the first token
+constexpr size_t kContext = 4096;         // for the memory that a process takes
+
+// One figure: reading a prompt, or decoding at a depth. The same for ours and the peer's.
+struct Test {
+  const char* name;
+  size_t prompt_tokens, answer_tokens, depth;
+  int rounds, quick_rounds;
+  bool quick_all_threads;  // or with the most threads alone
+};
+constexpr Test kTests[] = {
+    {"pp512", kPromptTokens, 0, 0, 5, 2, true},
+    {"tg64@16", 0, kAnswerTokens, kShallow, 7, 3, true},
+    {"tg64@4096", 0, kAnswerTokens, kDeep, 3, 1, false},
+};
+
+// Our side of the tests: one model, one sequence.
+class Ours {
+ public:
+  Ours(const std::filesystem::path& path, const CoreSet& cores, const ProgressFn& progress)
+      : model_(models::load_language_model(formats::open_checkpoint(path), cores, progress)),
+        cache_({.num_layers = model_->config().num_layers,
+                .shape = model_->kv_shape(),
+                .format = kernels::KvFormat::kF16,
+                .capacity_tokens = kDeep + kAnswerTokens}),
+        workspace_(model_->make_workspace()),
+        sequence_(cache_.create()),
+        logits_(model_->config().vocab_size) {
+    const auto vocab_size = static_cast<double>(model_->config().vocab_size);
+    for (size_t i = 0; i < kDeep + kAnswerTokens; ++i)
+      tokens_.push_back(static_cast<Token>(uniform(1, 0, static_cast<uint32_t>(i)) * vocab_size));
+  }
+
+  const models::LanguageModel& model() const { return *model_; }
+
+  // Tokens per second.
+  double run(const Test& test, const CoreSet& cores) {
+    read_up_to(test.depth, cores);
+    const auto start = Clock::now();
+    if (test.prompt_tokens != 0) read(test.prompt_tokens, cores);
+    for (size_t i = 0; i < test.answer_tokens; ++i) read(1, cores);
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    return static_cast<double>(test.prompt_tokens + test.answer_tokens) / seconds;
+  }
+
+  // What a decoded token reads on average: every weight, and the keys and values before it.
+  double decode_bytes(const Test& test) const {
+    const auto& c = model_->config();
+    const kernels::KvShape shape = model_->kv_shape();
+    const size_t kv_bytes = c.num_layers * shape.page_bytes(kernels::KvFormat::kF16) /
+                            kernels::kPageTokens * (test.depth + test.answer_tokens / 2);
+    return static_cast<double>(model_->weight_bytes() + kv_bytes);
+  }
+
+ private:
+  void read(size_t count, const CoreSet& cores) {
+    const size_t position = cache_.length(sequence_);
+    WEFT_ASSERT(cache_.reserve(sequence_, count));
+    const models::SequenceInput input{.sequence = sequence_,
+                                      .tokens = std::span(tokens_).subspan(position, count),
+                                      .first_position = position};
+    model_->forward({&input, 1}, cache_, logits_.data(), *workspace_, cores);
+  }
+
+  void read_up_to(size_t depth, const CoreSet& cores) {
+    cache_.truncate(sequence_, std::min(depth, cache_.length(sequence_)));
+    while (cache_.length(sequence_) < depth)
+      read(std::min(kPromptTokens, depth - cache_.length(sequence_)), cores);
+  }
+
+  std::unique_ptr<models::LanguageModel> model_;
+  text::KvCache cache_;
+  std::unique_ptr<models::Workspace> workspace_;
+  text::SequenceId sequence_;
+  std::vector<float> logits_;
+  std::vector<Token> tokens_;
+};
+
+Ours load(const std::filesystem::path& model, const CoreSet& cores) {
+  Progress progress("Loading", 0, "bytes");
+  return {model, cores, progress.callback()};
+}
+
+struct Result {
+  Spread ours;
+  std::optional<Spread> peer;
+  double ratio() const { return ours.median / peer->median; }
+};
+
+// Takes turns with the peer; counts measurements in `progress`.
+class Measurer {
+ public:
+  Measurer(const BenchOptions& options, const std::filesystem::path& model, Ours& ours,
+           const std::optional<Peer>& peer, Progress& progress)
+      : options_(options), model_(model), ours_(ours), peer_(peer), progress_(progress) {}
+
+  Result run(const Test& test, size_t threads, const CoreSet& cores) {
+    const PeerTest peer_test{.model = model_,
+                             .threads = threads,
+                             .prompt_tokens = test.prompt_tokens,
+                             .generated_tokens = test.answer_tokens,
+                             .depth = test.depth};
+    const std::string flash_attention = peer_ ? faster_flash_attention(peer_test) : "auto";
+    ours_.run(test, cores);  // warms up, and fills the context
+    std::vector<std::function<double()>> contestants = {
+        [&] { return counted(ours_.run(test, cores)); }};
+    if (peer_)
+      contestants.emplace_back(
+          [&] { return counted(peer_->tokens_per_second(peer_test, flash_attention)); });
+    const int rounds = options_.quick ? test.quick_rounds : test.rounds;
+    const auto values = alternate(rounds, contestants, options_.stop, WarmUp::kNone);
+    Result result{spread_of(values[0]), std::nullopt};
+    if (peer_) result.peer = spread_of(values[1]);
+    return result;
+  }
+
+ private:
+  // The baseline is the peer at its best: a trial of both settings chooses.
+  std::string faster_flash_attention(const PeerTest& test) const {
+    if (options_.quick) return "auto";
+    return peer_->tokens_per_second(test, "on") > peer_->tokens_per_second(test, "auto") ? "on"
+                                                                                         : "auto";
+  }
+  double counted(double value) {
+    progress_.advance(1);
+    return value;
+  }
+
+  const BenchOptions& options_;
+  const std::filesystem::path& model_;
+  Ours& ours_;
+  const std::optional<Peer>& peer_;
+  Progress& progress_;
+};
+
+// Words of about a token each, as many tokens long as asked for.
+std::string prompt_of(const formats::Tokenizer& tokenizer, size_t num_tokens) {
+  std::string prompt = "One";
+  size_t words = 1;
+  for (size_t have = tokenizer.encode(prompt).size(); have < num_tokens;
+       have = tokenizer.encode(prompt).size()) {
+    const size_t more = std::max<size_t>(1, (num_tokens - have) * words / (2 * have));
+    for (size_t i = 0; i < more; ++i) prompt += words++ % 2 == 0 ? " day" : " more";
+  }
+  return prompt;
+}
+
+ChildResult run_generate(const std::filesystem::path& model, const std::string& prompt,
+                         size_t threads, StopToken stop) {
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe");
+  ChildResult child =
+      run_child({program.string(), "generate", "--raw", "--temp", "0", "--max-tokens", "1",
+                 "--model", model.string(), "--threads", std::to_string(threads), "--context",
+                 std::to_string(kContext), prompt},
+                stop);
+  if (child.exit_code != 0)
+    fail(ErrorKind::kInvalidInput, "{} generate ended with {}: {}", program.string(),
+         child.exit_code, child.error_tail);
+  return child;
+}
+
+// Whole processes: from start to the first token of an answer, and their memory with a full
+// context.
+class ProcessTable {
+ public:
+  ProcessTable() {
+    table_.name =
+        "a process: 20 prompt tokens to the first of the answer; memory, 4096 tokens full";
+    table_.columns = {"model",         "threads",    "first token ms", "llama.cpp",
+                      "ours / peer's", "memory MiB", "llama.cpp",      "ours / peer's"};
+  }
+
+  void add(const BenchOptions& options, const std::filesystem::path& model,
+           const std::optional<Peer>& peer, Report& report, const std::string& suffix) {
+    const auto tokenizer = formats::open_checkpoint(model)->load_tokenizer();
+    const size_t threads = *std::max_element(options.threads.begin(), options.threads.end());
+    const std::string prompt = prompt_of(*tokenizer, kFirstTokenPrompt);
+    bool with_peer = peer.has_value();
+    std::vector<std::function<double()>> contestants = {
+        [&] { return run_generate(model, prompt, threads, options.stop).seconds_to_output; }};
+    if (with_peer)
+      contestants.emplace_back([&] {
+        const auto child = peer->complete(model, prompt, threads, kContext);
+        with_peer = with_peer && child;
+        return child ? child->seconds_to_output : 0;
+      });
+    const auto seconds = alternate(options.quick ? 3 : 9, contestants, options.stop);
+    std::vector<Cell> row = {cell(model.stem().string()), cell(static_cast<double>(threads), 0)};
+    add_pair(row, milliseconds(seconds[0]),
+             with_peer ? std::optional(milliseconds(seconds[1])) : std::nullopt, report,
+             "first_token_ratio" + suffix);
+    if (!options.quick) {
+      const std::string filling = prompt_of(*tokenizer, kContext - kPageOfRoom);
+      const auto ours = run_generate(model, filling, threads, options.stop);
+      const auto theirs = with_peer ? peer->complete(model, filling, threads, kContext)
+                                    : std::optional<ChildResult>();
+      add_pair(row, mebibytes(ours), theirs ? std::optional(mebibytes(*theirs)) : std::nullopt,
+               report, "memory_ratio" + suffix);
+    } else {
+      row.insert(row.end(), 3, no_cell());
+    }
+    table_.rows.push_back(std::move(row));
+  }
+
+  Table take() { return std::move(table_); }
+
+ private:
+  static constexpr size_t kPageOfRoom = 64;  // prompt_of may be some tokens too long
+
+  static Spread milliseconds(std::vector<double> seconds) {
+    for (double& s : seconds) s *= 1e3;
+    return spread_of(std::move(seconds));
+  }
+  static Spread mebibytes(const ChildResult& child) {
+    return spread_of({static_cast<double>(child.peak_memory_bytes) / (1 << 20)});
+  }
+  static void add_pair(std::vector<Cell>& row, const Spread& ours,
+                       const std::optional<Spread>& peer, Report& report,
+                       const std::string& summary_name) {
+    row.push_back(cell(ours, 0));
+    row.push_back(peer ? cell(*peer, 0) : no_cell());
+    const double ratio = peer ? ours.median / peer->median : 0;
+    row.push_back(peer ? cell(ratio, 2) : no_cell());
+    if (peer) report.summary[summary_name] = ratio;
+  }
+
+  Table table_;
+};
+
+// The speeds of one model, row by row.
+struct SpeedTable {
+  Table table;
+  explicit SpeedTable(const std::filesystem::path& model, const Ours& ours) {
+    const auto& c = ours.model().config();
+    table.name = fmt::format("{}: {}, {} layers of {}, {:.0f} MiB of weights",
+                             model.stem().string(), c.architecture, c.num_layers, c.hidden_size,
+                             static_cast<double>(ours.model().weight_bytes()) / (1 << 20));
+    table.columns = {"test", "threads", "tokens/s", "llama.cpp", "ratio", "GB/s", "of read"};
+  }
+
+  void add(const Test& test, size_t threads, const Result& result,
+           std::optional<double> bytes_per_second, double read) {
+    std::vector<Cell> row = {cell(std::string(test.name)), cell(static_cast<double>(threads), 0),
+                             cell(result.ours, 1)};
+    row.push_back(result.peer ? cell(*result.peer, 1) : no_cell());
+    row.push_back(result.peer ? cell(result.ratio(), 2) : no_cell());
+    row.push_back(bytes_per_second ? cell(*bytes_per_second / 1e9, 1) : no_cell());
+    row.push_back(bytes_per_second ? percent(*bytes_per_second / read) : no_cell());
+    table.rows.push_back(std::move(row));
+  }
+};
+
+// decode_ratio_t1, prefill_ratio_t2, ...; decode_ratio_4k and bandwidth_fraction are those of the
+// most threads.
+void summarise(nlohmann::ordered_json& summary, const std::string& suffix, const Test& test,
+               size_t threads, bool most_threads, const Result& result,
+               std::optional<double> fraction) {
+  const char* kind = test.prompt_tokens != 0 ? "prefill" : "decode";
+  const std::string t = fmt::format("_t{}", threads);
+  if (test.depth == kDeep) {
+    if (result.peer) summary["decode_ratio_4k" + t + suffix] = result.ratio();
+    if (result.peer && most_threads) summary["decode_ratio_4k" + suffix] = result.ratio();
+    return;
+  }
+  if (result.peer) summary[fmt::format("{}_ratio{}{}", kind, t, suffix)] = result.ratio();
+  if (fraction && most_threads) summary["bandwidth_fraction" + suffix] = *fraction;
+}
+
+size_t num_measurements(const BenchOptions& options, bool with_peer) {
+  size_t count = 0;
+  for (const Test& test : kTests) {
+    const size_t rounds = static_cast<size_t>(options.quick ? test.quick_rounds : test.rounds);
+    const bool all = !options.quick || test.quick_all_threads;
+    count += rounds * (all ? options.threads.size() : 1) * (with_peer ? 2 : 1);
+  }
+  return count;
+}
+
+}  // namespace
+
+Report run_llm(const BenchOptions& options) {
+  Report report;
+  report.bench = "llm";
+  report.notes.push_back(
+      "Tokens per second, medians; ratios are ours / llama.cpp's (speed: above 1 is ahead; time "
+      "and "
+      "memory: below 1).\n'of read': bytes of weights, keys and values that a token needs, against "
+      "this machine's measured read bandwidth.\nThe summary's plain names are those of the first "
+      "model.");
+  std::optional<Peer> peer;
+  if (options.peer) peer.emplace(*options.peer, options.stop);
+
+  const Machine machine = read_machine();
+  const size_t most_threads = *std::max_element(options.threads.begin(), options.threads.end());
+  ThreadPool pool(most_threads);
+  std::vector<double> read;  // bytes per second, for each of options.threads
+  {
+    const ReadBandwidth memory(machine.last_level_cache_bytes(), machine.available_bytes,
+                               pool.cores());
+    for (const size_t threads : options.threads)
+      read.push_back(memory.measure(pool.subset(0, threads), 5));
+  }
+
+  ProcessTable processes;
+  for (size_t m = 0; m < options.models.size(); ++m) {
+    const std::filesystem::path& model = options.models[m];
+    const std::string suffix = m == 0 ? "" : "_" + model.stem().string();
+    processes.add(options, model, peer, report, suffix);
+
+    Ours ours = load(model, pool.cores());
+    SpeedTable speeds(model, ours);
+    Progress progress("Measuring", num_measurements(options, peer.has_value()), "runs");
+    Measurer measurer(options, model, ours, peer, progress);
+    for (const Test& test : kTests) {
+      for (size_t i = 0; i < options.threads.size(); ++i) {
+        const size_t threads = options.threads[i];
+        if (options.quick && !test.quick_all_threads && threads != most_threads) continue;
+        const Result result = measurer.run(test, threads, pool.subset(0, threads));
+        std::optional<double> rate, fraction;
+        if (test.answer_tokens != 0) {
+          rate = ours.decode_bytes(test) * result.ours.median;
+          fraction = *rate / read[i];
+        }
+        speeds.add(test, threads, result, rate, read[i]);
+        summarise(report.summary, suffix, test, threads, threads == most_threads, result, fraction);
+      }
+    }
+    report.tables.push_back(std::move(speeds.table));
+  }
+  report.tables.push_back(processes.take());
+  return report;
+}
+
+}  // namespace weft::bench
