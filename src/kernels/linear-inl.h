@@ -82,6 +82,14 @@ HWY_INLINE VI Dot4(VI acc, VU weights, VI x) {
 #endif
 }
 
+// Where a product takes several instructions, GCC puts the additions off until the sums of a
+// block's products no longer fit the registers. This holds it to the order written.
+HWY_INLINE void KeepOrder([[maybe_unused]] VI& sum) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
+  asm("" : "+x"(sum.raw));
+#endif
+}
+
 // Whether Dot4 above takes the 128 off 8-bit weights itself.
 constexpr bool kDotTakesOffset8 = HWY_TARGET == HWY_AVX2;
 
@@ -225,15 +233,41 @@ HWY_INLINE void StartSums(const QuantisedBlock* rows, NegativeSum negative_sum, 
   }
 }
 
+#if HWY_TARGET == HWY_AVX2
+// Groups kFirst ... kFirst + 3, for codes of at most 5 bits: the sums of four groups fit 16 bits
+// (4 groups of 2 products of 31 x 127), so that they are widened once.
+template <int kBits, int kFirst, size_t M>
+HWY_INLINE void AddNarrowGroups(const uint8_t* codes, const QuantisedBlock* rows, VI (&sums)[M]) {
+  static_assert(kBits <= 5);
+  const VU w[4] = {Group<kBits, kFirst>(codes), Group<kBits, kFirst + 1>(codes),
+                   Group<kBits, kFirst + 2>(codes), Group<kBits, kFirst + 3>(codes)};
+#pragma GCC unroll 8
+  for (size_t m = 0; m < M; ++m) {
+    const auto products = [&](int i) WEFT_ATTR {
+      const int32_t four = LoadScalar<int32_t>(rows[m].codes + 4 * (kFirst + i));
+      return _mm256_maddubs_epi16(w[i].raw, _mm256_set1_epi32(four));
+    };
+    const __m256i sum16 = _mm256_add_epi16(_mm256_add_epi16(products(0), products(1)),
+                                           _mm256_add_epi16(products(2), products(3)));
+    sums[m] = VI{_mm256_add_epi32(sums[m].raw, _mm256_madd_epi16(sum16, _mm256_set1_epi16(1)))};
+    KeepOrder(sums[m]);
+  }
+}
+#endif
+
 // Adds groups kFirst ... kFirst + 3. Rows innermost: M independent sums hide the latency of the dot
 // product, and a group's codes need one register.
 template <int kBits, int kFirst, size_t M>
 HWY_INLINE void AddGroups(const uint8_t* codes, const QuantisedBlock* rows, VI (&sums)[M]) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kBits <= 5) return AddNarrowGroups<kBits, kFirst, M>(codes, rows, sums);
+#endif
   const auto add = [&](VU w, int g) WEFT_ATTR {
 #pragma GCC unroll 8
     for (size_t m = 0; m < M; ++m) {
       const VI four = hn::Set(DI(), LoadScalar<int32_t>(rows[m].codes + 4 * g));
       sums[m] = Dot4<kBits>(sums[m], w, four);
+      KeepOrder(sums[m]);
     }
   };
   add(Group<kBits, kFirst>(codes), kFirst);
