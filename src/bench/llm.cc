@@ -53,7 +53,8 @@ constexpr Test kTests[] = {
 class Ours {
  public:
   Ours(const std::filesystem::path& path, const CoreSet& cores, const ProgressFn& progress)
-      : model_(models::load_language_model(formats::open_checkpoint(path), cores, progress)),
+      : checkpoint_(formats::open_checkpoint(path)),
+        model_(models::load_language_model(checkpoint_, cores, progress)),
         cache_({.num_layers = model_->config().num_layers,
                 .shape = model_->kv_shape(),
                 .format = kernels::KvFormat::kF16,
@@ -76,6 +77,23 @@ class Ours {
     for (size_t i = 0; i < test.answer_tokens; ++i) read(1, cores);
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     return static_cast<double>(test.prompt_tokens + test.answer_tokens) / seconds;
+  }
+
+  // Multiplications and additions of one prompt token in the products of the layers, and the kind
+  // of product that most of them are.
+  double operations_per_token() const {
+    double operations = 0;
+    for (const std::string& name : checkpoint_->tensor_names()) {
+      const TensorView tensor = checkpoint_->require(name);
+      if (name.starts_with("blk.") && tensor.shape.rank() == 2)
+        operations += 2.0 * static_cast<double>(tensor.shape.elements());
+    }
+    return operations;
+  }
+  Product product() const {
+    const DType type = checkpoint_->require("blk.0.ffn_up.weight").dtype;
+    if (is_block_quantised(type)) return Product::kInt8;
+    return type == DType::kBF16 ? Product::kBF16 : Product::kF32;
   }
 
   // What a decoded token reads on average: every weight, and the keys and values before it.
@@ -103,6 +121,7 @@ class Ours {
       read(std::min(kPromptTokens, depth - cache_.length(sequence_)), cores);
   }
 
+  std::shared_ptr<const formats::Checkpoint> checkpoint_;
   std::unique_ptr<models::LanguageModel> model_;
   text::KvCache cache_;
   std::unique_ptr<models::Workspace> workspace_;
@@ -270,17 +289,20 @@ struct SpeedTable {
     table.name = fmt::format("{}: {}, {} layers of {}, {:.0f} MiB of weights",
                              model.stem().string(), c.architecture, c.num_layers, c.hidden_size,
                              static_cast<double>(ours.model().weight_bytes()) / (1 << 20));
-    table.columns = {"test", "threads", "tokens/s", "llama.cpp", "ratio", "GB/s", "of read"};
+    table.columns = {"test",  "threads", "tokens/s", "llama.cpp",
+                     "ratio", "GB/s",    "of read",  "of peak"};
   }
 
   void add(const Test& test, size_t threads, const Result& result,
-           std::optional<double> bytes_per_second, double read) {
+           std::optional<double> bytes_per_second, double read,
+           std::optional<double> peak_fraction) {
     std::vector<Cell> row = {cell(std::string(test.name)), cell(static_cast<double>(threads), 0),
                              cell(result.ours, 1)};
     row.push_back(result.peer ? cell(*result.peer, 1) : no_cell());
     row.push_back(result.peer ? cell(result.ratio(), 2) : no_cell());
     row.push_back(bytes_per_second ? cell(*bytes_per_second / 1e9, 1) : no_cell());
     row.push_back(bytes_per_second ? percent(*bytes_per_second / read) : no_cell());
+    row.push_back(peak_fraction ? percent(*peak_fraction) : no_cell());
     table.rows.push_back(std::move(row));
   }
 };
@@ -320,7 +342,9 @@ Report run_llm(const BenchOptions& options) {
       "Tokens per second, medians; ratios are ours / llama.cpp's (speed: above 1 is ahead; time "
       "and "
       "memory: below 1).\n'of read': bytes of weights, keys and values that a token needs, against "
-      "this machine's measured read bandwidth.\nThe summary's plain names are those of the first "
+      "this machine's measured read bandwidth;\n'of peak': the layers' products, against its "
+      "measured "
+      "int8, bf16 or f32 peak.\nThe summary's plain names are those of the first "
       "model.");
   std::optional<Peer> peer;
   if (options.peer) peer.emplace(*options.peer, options.stop);
@@ -351,12 +375,15 @@ Report run_llm(const BenchOptions& options) {
         const size_t threads = options.threads[i];
         if (options.quick && !test.quick_all_threads && threads != most_threads) continue;
         const Result result = measurer.run(test, threads, pool.subset(0, threads));
-        std::optional<double> rate, fraction;
-        if (test.answer_tokens != 0) {
+        std::optional<double> rate, fraction, of_peak;
+        if (test.prompt_tokens != 0) {
+          if (const auto peak = peak_rate(ours.product(), pool.subset(0, threads), 3))
+            of_peak = ours.operations_per_token() * result.ours.median / *peak;
+        } else {
           rate = ours.decode_bytes(test) * result.ours.median;
           fraction = *rate / read[i];
         }
-        speeds.add(test, threads, result, rate, read[i]);
+        speeds.add(test, threads, result, rate, read[i], of_peak);
         summarise(report.summary, suffix, test, threads, threads == most_threads, result, fraction);
       }
     }

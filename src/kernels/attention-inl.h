@@ -8,7 +8,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/attention_tile.h"
 #include "kernels/exp-inl.h"
@@ -125,8 +124,6 @@ struct ScoresOf {
   size_t dim;
   const typename Format::Other* queries;  // (rows, dim / kPack)
   float* scores;                          // (rows, 32)
-  const uint8_t* next;                    // the next page's keys, and its values behind them
-  size_t values_at;
   static constexpr size_t kMaxRows = kScoreRows;
 
   template <size_t M>
@@ -139,14 +136,7 @@ struct ScoresOf {
       for (size_t m = 0; m < M; ++m) acc[m][0] = acc[m][1] = hn::Zero(DF());
       constexpr size_t kRowBytes = kPageTokens * 2 * Format::kPack;
       const uint8_t* units = keys;
-      const uint8_t* ahead = next;
-      for (size_t i = 0; i < depth; ++i, units += kRowBytes, ahead += kRowBytes) {
-        // Pages lie 4 KiB and more apart, which hardware prefetchers do not cross: a third of the
-        // bandwidth of decode.
-        for (size_t line = 0; line < kRowBytes; line += 64) {
-          hwy::Prefetch(ahead + line);
-          hwy::Prefetch(ahead + values_at + line);
-        }
+      for (size_t i = 0; i < depth; ++i, units += kRowBytes) {
         const auto k0 = Format::Load(units, column);
         const auto k1 = Format::Load(units, column + kLanes);
         HWY_UNROLL(8)
@@ -458,11 +448,8 @@ class TileWorker {
                  const typename Format::Other* probabilities, const State& state) {
     const KvShape& kv = tile_.shape->kv;
     const size_t dim = kv.head_dim, rows = tile_.num_rows(), heads = tile_.num_heads;
-    const uint8_t* keys = stored.data + 2 * tile_.kv_head * kv.head_bytes(stored.format);
-    const size_t values_at = kv.head_bytes(stored.format);
-    const std::span<const KvPage> pages = tile_.call->kv.pages;
-    const uint8_t* next = pages[std::min(page + 1, pages.size() - 1)].data + (keys - stored.data);
-    RunRows(ScoresOf<Format>{keys, dim, queries, scores_, next, values_at}, 0, rows);
+    const uint8_t* keys = stored.data + tile_.kv_head * stored.head_stride;
+    RunRows(ScoresOf<Format>{keys, dim, queries, scores_}, 0, rows);
     for (size_t r = 0; r < rows; ++r) {
       const Range seen = Visible(page, r / heads);
       if (seen.begin < seen.end)
@@ -473,7 +460,7 @@ class TileWorker {
     if constexpr (std::is_same_v<Format, BF16Native>)
       RoundRowsToBf16(scores_, rows * kPageTokens, score_pairs_);
 #endif
-    const uint8_t* values = keys + values_at;
+    const uint8_t* values = keys + kv.head_bytes(stored.format);
     const auto add = [&](size_t begin, size_t end, Range seen) HWY_ATTR {
       RunRows(WeighedSumOf<Format>{values, dim, probabilities, state.sums, seen.begin, seen.end},
               begin, end);

@@ -48,10 +48,12 @@ struct Sequence {
     for (size_t start = 0; start < c.length; start += kPageTokens) {
       // Places that are not written yet hold what another sequence left: here, NaN everywhere.
       storage.emplace_back(kv.page_bytes(c.format), uint8_t{0xFF});
-      write_kv(kv, c.format, storage.back().data(), 0, std::min(kPageTokens, c.length - start),
-               k.data() + start * kv_width(), v.data() + start * kv_width(), kv_width());
+      write_kv(kv, c.format, storage.back().data(), 2 * kv.head_bytes(c.format), 0,
+               std::min(kPageTokens, c.length - start), k.data() + start * kv_width(),
+               v.data() + start * kv_width(), kv_width());
     }
-    for (const auto& page : storage) pages.push_back({page.data(), c.format});
+    for (const auto& page : storage)
+      pages.push_back({page.data(), 2 * kv.head_bytes(c.format), c.format});
   }
   size_t q_width() const { return shape.num_kv_heads * shape.group * shape.head_dim; }
   size_t kv_width() const { return shape.num_kv_heads * shape.head_dim; }

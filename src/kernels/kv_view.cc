@@ -32,15 +32,16 @@ void store_columns(const uint16_t (*rows)[kMaxHeadDim], size_t num_tokens, size_
 
 }  // namespace
 
-void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t first_token,
-              size_t num_tokens, const float* k, const float* v, size_t stride) {
+void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_stride,
+              size_t first_token, size_t num_tokens, const float* k, const float* v,
+              size_t stride) {
   const size_t dim = shape.head_dim;
   WEFT_ASSERT(dim % 16 == 0 && dim <= kMaxHeadDim && first_token + num_tokens <= kPageTokens);
   const auto round_row =
       format == KvFormat::kF16 ? WEFT_DISPATCH(RoundRowF16) : WEFT_DISPATCH(RoundRowBf16);
   uint16_t rows[kPageTokens][kMaxHeadDim];
   for (size_t h = 0; h < shape.num_kv_heads; ++h) {
-    uint8_t* keys = page + 2 * h * shape.head_bytes(format);
+    uint8_t* keys = page + h * head_stride;
     uint8_t* values = keys + shape.head_bytes(format);
     for (size_t t = 0; t < num_tokens; ++t) round_row(k + t * stride + h * dim, dim, rows[t]);
     if (format == KvFormat::kF16) {

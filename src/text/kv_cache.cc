@@ -11,6 +11,8 @@ namespace {
 
 using kernels::kPageTokens;
 
+constexpr size_t kRunBlocks = 16;  // 512 tokens
+
 size_t pages_for(size_t tokens) { return tokens / kPageTokens + (tokens % kPageTokens != 0); }
 
 }  // namespace
@@ -25,14 +27,17 @@ KvCache::KvCache(const KvCacheOptions& options) : options_(options) {
          shape.head_dim);
   page_bytes_ = shape.page_bytes(options.format);
   block_bytes_ = options.num_layers * page_bytes_;
+  head_bytes_ = 2 * shape.head_bytes(options.format);
+  head_stride_ = kRunBlocks * head_bytes_;
   const size_t num_blocks = pages_for(options.capacity_tokens);
+  const size_t num_runs = (num_blocks + kRunBlocks - 1) / kRunBlocks;
   if (num_blocks > std::numeric_limits<uint32_t>::max() ||
-      num_blocks > std::numeric_limits<ptrdiff_t>::max() / block_bytes_)
+      num_runs > std::numeric_limits<ptrdiff_t>::max() / (kRunBlocks * block_bytes_))
     fail(ErrorKind::kOutOfResources,
          "KV cache: {} tokens of {} bytes each are more than a machine can address. Ask for a "
          "shorter context.",
          options.capacity_tokens, block_bytes_ / kPageTokens);
-  pool_ = Buffer(num_blocks * block_bytes_, "the KV cache (ask for a shorter context)");
+  pool_ = Buffer(num_runs * kRunBlocks * block_bytes_, "the KV cache (ask for a shorter context)");
   references_.resize(num_blocks);
   free_.resize(num_blocks);
   for (size_t i = 0; i < num_blocks; ++i) free_[i] = static_cast<uint32_t>(num_blocks - 1 - i);
@@ -102,7 +107,9 @@ bool KvCache::reserve(SequenceId sequence, size_t num_tokens) {
     const uint32_t shared = s.blocks[next];
     const uint32_t own = take_block();
     for (size_t layer = 0; layer < options_.num_layers; ++layer)
-      std::memcpy(page(layer, own), page(layer, shared), page_bytes_);
+      for (size_t head = 0; head < options_.shape.num_kv_heads; ++head)
+        std::memcpy(page(layer, own) + head * head_stride_,
+                    page(layer, shared) + head * head_stride_, head_bytes_);
     drop_block(shared);
     set_page(s, next, own);
   }
@@ -129,7 +136,7 @@ void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_
     const size_t position = first_position + done, in_page = position % kPageTokens;
     const size_t count = std::min(num_tokens - done, kPageTokens - in_page);
     kernels::write_kv(options_.shape, options_.format,
-                      page(layer, s.blocks[position / kPageTokens]), in_page, count,
+                      page(layer, s.blocks[position / kPageTokens]), head_stride_, in_page, count,
                       k + done * stride, v + done * stride, stride);
     done += count;
   }
@@ -152,6 +159,12 @@ KvCache::Sequence& KvCache::get(SequenceId sequence) {
 const KvCache::Sequence& KvCache::get(SequenceId sequence) const {
   WEFT_ASSERT(sequence < sequences_.size() && sequences_[sequence].live);
   return sequences_[sequence];
+}
+
+uint8_t* KvCache::page(size_t layer, uint32_t block) {
+  const size_t run = block / kRunBlocks;
+  return pool_.data() + (run * options_.num_layers + layer) * kRunBlocks * page_bytes_ +
+         block % kRunBlocks * head_bytes_;
 }
 
 uint32_t KvCache::take_block() {
@@ -183,8 +196,8 @@ void KvCache::set_page(Sequence& s, size_t index, uint32_t number) {
   if (index == s.blocks.size()) s.blocks.push_back(number);
   s.blocks[index] = number;
   for (size_t layer = 0; layer < options_.num_layers; ++layer)
-    s.pages[layer * s.pages_per_layer + index] = {.data = page(layer, number),
-                                                  .format = options_.format};
+    s.pages[layer * s.pages_per_layer + index] = {
+        .data = page(layer, number), .head_stride = head_stride_, .format = options_.format};
 }
 
 void KvCache::keep_pages(Sequence& s, size_t num_pages) {

@@ -7,8 +7,8 @@
 // pool and shared ones copied, so append() cannot fail. Room ends with a fork or truncate of the
 // sequence; pages already taken stay with it and serve the next reserve().
 //
-// Pool memory becomes resident when it is first written, a huge page (2 MiB) of each layer at a
-// time. Steady-state decode allocates nothing. Owned and used by one engine thread.
+// Pool memory becomes resident when it is first written, some hundred tokens' worth at a time.
+// Steady-state decode allocates nothing. Owned and used by one engine thread.
 #pragma once
 
 #include <cstddef>
@@ -65,9 +65,7 @@ class KvCache final : public kernels::KvStore {
 
   Sequence& get(SequenceId sequence);
   const Sequence& get(SequenceId sequence) const;
-  uint8_t* page(size_t layer, uint32_t block) {
-    return pool_.data() + (layer * references_.size() + block) * page_bytes_;
-  }
+  uint8_t* page(size_t layer, uint32_t block);  // its first head
   uint32_t take_block();
   void drop_block(uint32_t number);
   void grow_page_table(Sequence& s, size_t num_pages);
@@ -77,7 +75,11 @@ class KvCache final : public kernels::KvStore {
   KvCacheOptions options_;
   size_t page_bytes_ = 0;   // one layer
   size_t block_bytes_ = 0;  // all layers
-  Buffer pool_;             // (num_layers, num_blocks, page): attention walks along one layer
+  size_t head_bytes_ = 0;   // of a page: one head's keys and values
+  size_t head_stride_ = 0;  // from head to head
+  // (runs of kRunBlocks blocks, num_layers, num_kv_heads, block of the run, keys and values):
+  // attention walks along one head of one layer, and memory becomes resident run by run.
+  Buffer pool_;
   std::vector<uint32_t> references_;  // per block
   std::vector<uint32_t> free_;        // stack of block numbers
   std::vector<Sequence> sequences_;
