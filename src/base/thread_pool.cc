@@ -50,7 +50,11 @@ struct ThreadPool::Job {
   }
 };
 
+ThreadPool::Job ThreadPool::kTaken{};
+
 struct alignas(64) ThreadPool::Worker {
+  // The job it shall help with, kTaken once it does. Until then the caller may take the job back: on
+  // a busy machine a worker may wake long after the caller has done everything itself.
   std::atomic<Job*> job{nullptr};
   std::atomic<size_t> core{0};
   std::atomic<bool> stop{false};
@@ -94,6 +98,7 @@ void ThreadPool::work(Worker& worker) {
       if (job == nullptr) continue;
     }
     if (worker.stop.load()) return;
+    if (!worker.job.compare_exchange_strong(job, &kTaken, std::memory_order_acquire)) continue;
     const size_t core = worker.core.load(std::memory_order_relaxed);
     job->take_pieces(core);
     worker.job.store(nullptr, std::memory_order_relaxed);
@@ -114,6 +119,12 @@ void CoreSet::run(size_t n, size_t grain, Call call, void* context) const {
     worker.job.notify_one();
   }
   job.take_pieces(0);
+  for (size_t i = 0; i < helpers; ++i) {
+    ThreadPool::Job* waiting = &job;
+    if (pool_->workers_[first_worker_ + i]->job.compare_exchange_strong(
+            waiting, nullptr, std::memory_order_relaxed))
+      job.unfinished.fetch_sub(1, std::memory_order_relaxed);
+  }
   for (int spin = 0; job.unfinished.load(std::memory_order_acquire) != 0; ++spin) {
     if (spin < kSpinsBeforeYield) {
       pause_core();

@@ -71,6 +71,7 @@ class ThreadPool {
   friend class CoreSet;
   struct Job;
   struct Worker;
+  static Job kTaken;  // stands in a worker's mailbox while it helps
   void work(Worker& worker);
   std::vector<std::unique_ptr<Worker>> workers_;
 };

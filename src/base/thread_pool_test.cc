@@ -1,11 +1,19 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "base/error.h"
@@ -148,6 +156,51 @@ TEST(thread_pool, comes_and_goes) {
 }
 
 TEST(available_cores, is_at_least_one) { EXPECT_GE(available_cores(), 1u); }
+
+// A thread that stands still in a signal handler is to the pool what a worker is that the system
+// does not schedule.
+int stopped_pipe[2], go_on_pipe[2];
+void stand_still(int) {
+  char c = 0;
+  if (write(stopped_pipe[1], &c, 1) != 1 || read(go_on_pipe[0], &c, 1) != 1) abort();
+}
+
+TEST(thread_pool, does_not_wait_for_a_worker_that_has_not_begun) {
+  const auto threads = [] {
+    std::set<pid_t> ids;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task"))
+      ids.insert(std::stoi(entry.path().filename().string()));
+    return ids;
+  };
+  const std::set<pid_t> before = threads();
+  auto pool = std::make_unique<ThreadPool>(2);
+  pid_t worker = 0;
+  for (const pid_t id : threads())
+    if (!before.contains(id)) worker = id;
+  ASSERT_NE(worker, 0);
+  ASSERT_EQ(pipe(stopped_pipe), 0);
+  ASSERT_EQ(pipe(go_on_pipe), 0);
+  std::signal(SIGUSR1, stand_still);
+  ASSERT_EQ(syscall(SYS_tgkill, getpid(), worker, SIGUSR1), 0);
+  char c = 0;
+  ASSERT_EQ(read(stopped_pipe[0], &c, 1), 1);
+
+  size_t sum = 0;  // one core does it all, so nothing races
+  for (int round = 0; round < 3; ++round)
+    pool->cores().parallel_for(100, 1, [&](size_t begin, size_t, size_t core) {
+      EXPECT_EQ(core, 0u);
+      sum += begin;
+    });
+  EXPECT_EQ(sum, 3 * 4950u);
+
+  ASSERT_EQ(write(go_on_pipe[1], &c, 1), 1);
+  std::atomic<size_t> seen = 0;
+  pool->cores().parallel_for(100, 1, [&](size_t, size_t, size_t) { ++seen; });
+  EXPECT_EQ(seen, 100u);
+  pool.reset();
+  std::signal(SIGUSR1, SIG_DFL);
+  for (const int end : {stopped_pipe[0], stopped_pipe[1], go_on_pipe[0], go_on_pipe[1]}) close(end);
+}
 
 }  // namespace
 }  // namespace weft
