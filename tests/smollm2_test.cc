@@ -11,11 +11,13 @@
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "formats/tokenizer.h"
 #include "models/language_model.h"
 #include "text/kv_cache.h"
+#include "text/perplexity.h"
 #include "text/sampler.h"
 
 namespace weft::tests {
@@ -128,6 +130,23 @@ TEST_F(SmolLm2, continues_as_the_reference) {
   EXPECT_LE(noise, kGapNoise);
   for (size_t i = 0; i < equal.size(); ++i)
     EXPECT_GE(equal[i], kLeastEqualTokens) << "prompt " << i;
+}
+
+// llama.cpp rounds activations as we do, but sums in another order and keeps keys and values apart.
+TEST_F(SmolLm2, perplexity_is_that_of_llama_cpp) {
+  std::ifstream file(WEFT_SOURCE_DIR "/tests/data/smollm2/perplexity.json");
+  const auto expected = nlohmann::json::parse(file);
+  const auto tokenizer = checkpoint_->load_tokenizer();
+  const std::string text = read_file(WEFT_SOURCE_DIR "/tests/data/text/coriolanus.txt");
+  ThreadPool pool(available_cores());
+  const auto model = models::load_language_model(checkpoint_, pool.cores());
+  text::PerplexityOptions options{.window_tokens = expected["window_tokens"],
+                                  .max_windows = expected["windows"]};
+  if (tokenizer->special().add_bos) options.first = tokenizer->special().bos;
+  const text::Perplexity measured = text::measure_perplexity(
+      *model, tokenizer->encode(text, {.parse_special = false}), options, pool.cores());
+  const double theirs = expected["perplexity"];
+  EXPECT_NEAR(measured.perplexity, theirs, 0.005 * theirs);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ struct Test {
   bool quick_all_threads;  // or with the most threads alone
 };
 constexpr Test kTests[] = {
-    {"pp512", kPromptTokens, 0, 0, 5, 2, true},
+    {"pp512", kPromptTokens, 0, 0, 5, 1, true},
     {"tg64@16", 0, kAnswerTokens, kShallow, 7, 3, true},
     {"tg64@4096", 0, kAnswerTokens, kDeep, 3, 1, false},
 };
