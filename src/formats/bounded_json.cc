@@ -28,6 +28,8 @@ nlohmann::json parse_bounded_json(std::string_view text, const std::string& name
     return json::parse(text.begin(), text.end(), check);
   } catch (const json::parse_error& error) {
     fail(ErrorKind::kInvalidInput, "{}: not valid JSON at byte {}", name, error.byte);
+  } catch (const json::out_of_range&) {  // the parser's only one
+    fail(ErrorKind::kInvalidInput, "{}: its JSON has a number too large for a double", name);
   }
 }
 

@@ -77,6 +77,7 @@ std::vector<BadFile> bad_files() {
       {"invalid_utf8", file_of("{\"\xff\":{}}", 0), "not valid JSON at byte"},
       {"bottomless", file_of(R"({"t":)" + std::string(100000, '['), 0), "nested deeper"},
       {"key_twice", file_of(R"({"t":{},"t":{}})", 0), "appears twice"},
+      {"number_overflow", file_of(R"({"t":1e999})", 0), "number too large"},
       {"entry_is_a_number", file_of(R"({"t":1})", 0), "not an object"},
       {"dtype_missing", file_of(R"({"t":{"shape":[],"data_offsets":[0,4]}})", 4), "'dtype'"},
       {"float8", one("F8_E4M3", "[8]", "[0,8]"), "F8_E4M3", ErrorKind::kUnsupported},
