@@ -170,7 +170,7 @@ TEST(kv_cache, memory_is_resident_only_once_written) {
   const std::vector<float> row(8 * 128);
   for (size_t layer = 0; layer < 16; ++layer)
     cache.append(layer, id, 0, 1, row.data(), row.data(), row.size());
-  EXPECT_LT(resident_bytes() - before, size_t{36} << 20) << "a run of 512 tokens";
+  EXPECT_LT(resident_bytes() - before, size_t{64} << 20) << "a run of 512 tokens of 8192";
 }
 
 TEST(kv_cache, impossible_sizes_are_errors) {
