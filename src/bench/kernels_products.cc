@@ -12,6 +12,7 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "base/progress.h"
 #include "bench/kernel_tables.h"
 #include "kernels/quantize.h"
 
@@ -166,6 +167,7 @@ void bench_products(const BenchOptions& options, size_t large_bytes, const CoreS
   for (const KernelLimits& limit : limits) tables.push_back(product_table(limit));
   const int rounds = options.quick ? 3 : 9;
   const std::span<const DType> types = options.quick ? std::span<const DType>(kQuickTypes) : kTypes;
+  Progress progress("Measuring products", types.size() * limits.size(), "matrices");
   for (const DType type : types) {
     const size_t rows = large_bytes / bytes_of(type, kFeatures) / 16 * 16;
     const Linear large = random_matrix(type, rows, all);
@@ -176,6 +178,7 @@ void bench_products(const BenchOptions& options, size_t large_bytes, const CoreS
       std::vector<std::string> suffixes = {fmt::format("_t{}", limits[i].threads)};
       if (i + 1 == limits.size()) suffixes.emplace_back("");
       add_product_row(tables[i], report.summary, suffixes, large, square, spreads, limits[i]);
+      progress.advance(1);
     }
   }
   for (Table& table : tables) report.tables.push_back(std::move(table));

@@ -340,12 +340,12 @@ Report run_llm(const BenchOptions& options) {
   report.bench = "llm";
   report.notes.push_back(
       "Tokens per second, medians; ratios are ours / llama.cpp's (speed: above 1 is ahead; time "
-      "and "
-      "memory: below 1).\n'of read': bytes of weights, keys and values that a token needs, against "
-      "this machine's measured read bandwidth;\n'of peak': the layers' products, against its "
-      "measured "
-      "int8, bf16 or f32 peak.\nThe summary's plain names are those of the first "
-      "model.");
+      "and memory: below 1).\n"
+      "'of read': bytes of weights, keys and values that a token needs, against this machine's "
+      "measured read\nbandwidth; 'of peak': the layers' products, against its measured int8, bf16 "
+      "or "
+      "f32 peak.\n"
+      "The summary's plain names are those of the first model.");
   std::optional<Peer> peer;
   if (options.peer) peer.emplace(*options.peer, options.stop);
 
