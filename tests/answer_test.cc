@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "formats/gguf.h"
 #include "formats/random_model.h"
 #include "tests/process.h"
 
@@ -18,18 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// The same model with a chat template that shows each message on a line.
-void add_chat_template(const fs::path& from, const fs::path& to) {
-  const formats::GgufFile file = formats::GgufFile::open(from);
-  formats::GgufWriter writer(to);
-  for (const auto& [key, value] : file.metadata()) writer.set_raw(key, value.raw);
-  writer.set_string("tokenizer.chat_template",
-                    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:");
-  for (const auto& tensor : file.tensors())
-    writer.declare(tensor.name, tensor.view.dtype, tensor.view.shape);
-  for (const auto& tensor : file.tensors()) writer.write(tensor.view.data, tensor.view.bytes());
-  writer.commit();
-}
+constexpr const char* kTemplate =
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
 
 class Answers : public ::testing::Test {
  protected:
@@ -37,7 +26,8 @@ class Answers : public ::testing::Test {
     folder_ = fs::path(::testing::TempDir()) / ("weft_answers_" + std::to_string(getpid()));
     fs::create_directories(folder_);
     formats::write_random_model(plain(), "tiny", formats::quant_mix("q8_0"), 1, CoreSet());
-    add_chat_template(plain(), chatty());
+    formats::write_random_model(chatty(), "tiny", formats::quant_mix("q8_0"), 1, CoreSet(), {}, {},
+                                kTemplate);
   }
   static void TearDownTestSuite() { fs::remove_all(folder_); }
 

@@ -11,5 +11,8 @@ namespace weft::formats {
 // kInvalidInput with `name` and the byte where the text stops being JSON.
 nlohmann::json parse_bounded_json(std::string_view text, const std::string& name,
                                   int max_depth = 32);
+// The same with the order of keys kept, of which an object has 8192 at most.
+nlohmann::ordered_json parse_bounded_ordered_json(std::string_view text, const std::string& name,
+                                                  int max_depth = 32);
 
 }  // namespace weft::formats

@@ -217,7 +217,7 @@ std::vector<std::string> random_model_shapes() {
 
 void write_random_model(const std::filesystem::path& path, std::string_view shape_name,
                         const QuantMix& mix, uint64_t seed, const CoreSet& cores, StopToken stop,
-                        const ProgressFn& progress) {
+                        const ProgressFn& progress, std::string_view chat_template) {
   const RandomShape& shape = shape_named(shape_name);
   const HfConfig config = config_of(shape);
   const std::vector<NamedShape> tensors = tensors_of(shape);
@@ -228,6 +228,8 @@ void write_random_model(const std::filesystem::path& path, std::string_view shap
   write_hyperparameters(writer, config.architecture, config.hyperparameters);
   write_file_type(writer, mix);
   write_vocabulary(writer, shape.vocab);
+  if (!chat_template.empty())
+    writer.set_string("tokenizer.chat_template", std::string(chat_template));
   size_t total_bytes = 0, done_bytes = 0;
   for (const NamedShape& t : tensors) {
     const DType type = mixed_type(mix, model, t.name, t.shape);

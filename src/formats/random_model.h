@@ -22,8 +22,10 @@ std::vector<std::string> random_model_shapes();
 
 // The same bytes for the same shape, mix and seed, whatever the number of cores. Progress counts
 // bytes. kInvalidInput lists the shapes if `shape` is none; kCancelled leaves nothing behind.
+// `chat_template`: the model carries it, so that it can hold conversations.
 void write_random_model(const std::filesystem::path& path, std::string_view shape,
                         const QuantMix& mix, uint64_t seed, const CoreSet& cores,
-                        StopToken stop = {}, const ProgressFn& progress = {});
+                        StopToken stop = {}, const ProgressFn& progress = {},
+                        std::string_view chat_template = {});
 
 }  // namespace weft::formats

@@ -32,6 +32,8 @@ struct SequenceInput {
   std::span<const Token> tokens;  // at least one
   size_t first_position = 0;      // tokens already in the cache
   LogitsWanted logits = LogitsWanted::kLast;
+  // (tokens, hidden_size), where wanted: the last layer's outputs after the final norm.
+  float* hidden = nullptr;
 };
 
 // Scratch of one forward pass; belongs to one engine thread, so that two engines share the weights.

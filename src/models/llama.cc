@@ -299,22 +299,24 @@ void Llama::attend(size_t layer, std::span<const SequenceInput> batch, kernels::
 // Logits of the wanted rows alone: the head is a large part of a small model.
 void Llama::head(std::span<const SequenceInput> batch, float* logits, LlamaWorkspace& w,
                  const CoreSet& cores) const {
+  const size_t e = config_.hidden_size;
+  const auto final_norm = [&](size_t row, float* out) {
+    kernels::rms_norm(w.x.data() + row * e, final_norm_.data(), config_.norm_epsilon, e, out);
+  };
   w.wanted.clear();
   size_t row = 0;
   for (const SequenceInput& input : batch) {
     const size_t end = row + input.tokens.size();
+    for (size_t i = 0; i < input.tokens.size() && input.hidden != nullptr; ++i)
+      final_norm(row + i, input.hidden + i * e);
     if (input.logits == LogitsWanted::kLast) w.wanted.push_back(end - 1);
     if (input.logits == LogitsWanted::kAll)
       for (size_t r = row; r < end; ++r) w.wanted.push_back(r);
     row = end;
   }
   if (w.wanted.empty()) return;
-  const size_t e = config_.hidden_size;
   float* const normed = w.normed.data();
-  for_rows(cores, w.wanted.size(), e, [&](size_t i) {
-    kernels::rms_norm(w.x.data() + w.wanted[i] * e, final_norm_.data(), config_.norm_epsilon, e,
-                      normed + i * e);
-  });
+  for_rows(cores, w.wanted.size(), e, [&](size_t i) { final_norm(w.wanted[i], normed + i * e); });
   w.activations.set(normed, w.wanted.size(), e, e);
   const kernels::LinearCall call[] = {{&head_, logits, config_.vocab_size}};
   kernels::multiply(call, w.activations, cores);

@@ -30,6 +30,8 @@ struct DecodeRequest {
   SamplingOptions sampling = {};
   uint64_t random_stream = 0;  // with the seed, names the random numbers: choice k of n answers
   size_t max_tokens = SIZE_MAX;
+  // A request that goes on: so many of the prompt's last tokens are its answer already.
+  size_t num_generated = 0;
   bool want_logprobs = false;
   size_t num_top_logprobs = 0;
 };
@@ -54,6 +56,7 @@ class Decoder {
 
   struct StepPlan {
     size_t max_prompt_tokens = 512;  // of all requests still in prefill, in this step; at least 1
+    bool advance_prompts = true, advance_answers = true;  // requests in prefill; the others
   };
   // Advances every started request by one piece of prompt or one token, in one forward pass. Gives
   // the tokens that were sampled, valid until the next call; `prompt_tokens_left` of a request
@@ -72,12 +75,13 @@ class Decoder {
 struct PlainDecoderOptions {
   kernels::KvFormat kv_format = kernels::KvFormat::kF16;
   size_t capacity_tokens = 4096;  // KV cache, all requests together
+  size_t context_length = SIZE_MAX;  // of one request, at most
   // Finished requests whose pages stay until they are needed: a new prompt that begins like one of
   // them (a chat's next turn) skips what is there. 0: none.
   size_t kept_prefixes = 4;
 };
 
-// A request's context is the smaller of the model's and the cache's capacity.
+// A request's context is the smallest of the model's, the option's and the cache's capacity.
 std::unique_ptr<Decoder> make_plain_decoder(std::shared_ptr<const models::LanguageModel> model,
                                             const PlainDecoderOptions& options, CoreSet cores);
 

@@ -17,6 +17,7 @@ struct Request {
   Sampler sampler;
   std::vector<Token> tokens;  // prompt, then what was sampled
   size_t num_prompt;
+  size_t num_generated;  // of the prompt: the answer so far
   size_t max_tokens;
   bool want_logprobs;
   size_t num_top_logprobs;
@@ -25,7 +26,7 @@ struct Request {
   size_t reused;  // of them, taken from another request
   bool done = false;
 
-  size_t num_sampled() const { return tokens.size() - num_prompt; }
+  size_t num_sampled() const { return tokens.size() - num_prompt + num_generated; }
   size_t prompt_left() const { return stored < num_prompt ? num_prompt - stored : 0; }
 };
 
@@ -49,7 +50,8 @@ class PlainDecoder final : public Decoder {
       : model_(std::move(model)),
         cores_(cores),
         kept_prefixes_(options.kept_prefixes),
-        context_length_(std::min(model_->config().context_length, options.capacity_tokens)),
+        context_length_(std::min({model_->config().context_length, options.context_length,
+                                  options.capacity_tokens})),
         cache_({.num_layers = model_->config().num_layers,
                 .shape = model_->kv_shape(),
                 .format = options.kv_format,
@@ -116,13 +118,14 @@ void PlainDecoder::start(RequestId id, DecodeRequest request) {
                        .sampler = std::move(sampler),
                        .tokens = std::move(request.prompt),
                        .num_prompt = num_prompt,
+                       .num_generated = request.num_generated,
                        .max_tokens = request.max_tokens,
                        .want_logprobs = request.want_logprobs,
                        .num_top_logprobs = request.num_top_logprobs,
                        .sequence = sequence,
                        .stored = reused,
                        .reused = reused,
-                       .done = request.max_tokens == 0});
+                       .done = request.num_generated >= request.max_tokens});
 }
 
 // A new sequence that begins with what the cache already has of the prompt, all but its last token
@@ -190,7 +193,9 @@ void PlainDecoder::plan_batch(const StepPlan& plan) {
     const Request& r = requests_[i];
     if (r.done) continue;
     size_t count = 1;
-    if (const size_t left = r.prompt_left(); left != 0) {
+    const size_t left = r.prompt_left();
+    if (left != 0 ? !plan.advance_prompts : !plan.advance_answers) continue;
+    if (left != 0) {
       count = std::min(left, prompt_budget);
       if (count == 0) continue;
       prompt_budget -= count;

@@ -63,14 +63,21 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   out.plan_ = make_plan(checkpoint, options, out.context_);
   check_memory(checkpoint, out.plan_, options.available_bytes);
   out.tokenizer_ = checkpoint.load_tokenizer();
-  if (const auto source = checkpoint.chat_template())
+  if (auto source = checkpoint.chat_template()) {
     out.chat_template_.emplace(*source, checkpoint.name() + ": chat template");
+    out.chat_template_text_ = *std::move(source);
+  }
   out.model_ = models::load_language_model(out.checkpoint_, cores, progress);
   return out;
 }
 
-std::unique_ptr<Decoder> TextModel::make_decoder(CoreSet cores) const {
-  return make_plain_decoder(model_, {.kv_format = options_.kv_format, .capacity_tokens = context_},
+std::unique_ptr<Decoder> TextModel::make_decoder(CoreSet cores,
+                                                 const DecoderOptions& options) const {
+  const size_t capacity = options.capacity_tokens == 0 ? context_ : options.capacity_tokens;
+  return make_plain_decoder(model_,
+                            {.kv_format = options_.kv_format,
+                             .capacity_tokens = capacity,
+                             .context_length = std::min(context_, capacity)},
                             cores);
 }
 
@@ -80,7 +87,8 @@ std::vector<Token> TextModel::encode_prompt(std::string_view prompt) const {
   return tokenizer_->encode(prompt);
 }
 
-std::vector<Token> TextModel::encode_chat(std::span<const ChatMessage> messages) const {
+std::vector<Token> TextModel::encode_chat(std::span<const ChatMessage> messages,
+                                          formats::ChatOptions options) const {
   if (!chat_template_)
     fail(ErrorKind::kUnsupported,
          "{}: has no chat template, so it can continue text but hold no conversation", name());
@@ -92,10 +100,15 @@ std::vector<Token> TextModel::encode_chat(std::span<const ChatMessage> messages)
   const auto text_of = [this](std::optional<Token> token) {
     return token ? std::string(tokenizer_->text(*token)) : std::string();
   };
-  const std::string prompt =
-      formats::render_chat(*chat_template_, messages,
-                           {.bos_token = text_of(tokenizer_->special().bos),
-                            .eos_token = text_of(tokenizer_->special().eos)});
+  options.bos_token = text_of(tokenizer_->special().bos);
+  options.eos_token = text_of(tokenizer_->special().eos);
+  std::string begun;
+  if (!messages.empty() && messages.back().role == "assistant" &&
+      !messages.back().extra.contains("tool_calls")) {
+    begun = messages.back().content;
+    messages = messages.first(messages.size() - 1);
+  }
+  const std::string prompt = formats::render_chat(*chat_template_, messages, options) + begun;
   return tokenizer_->encode(prompt, {.add_special = false});  // the template writes its own
 }
 

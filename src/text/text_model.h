@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/progress.h"
@@ -48,22 +49,31 @@ class TextModel {
   const models::LanguageModel& model() const { return *model_; }
   const formats::Tokenizer& tokenizer() const { return *tokenizer_; }
   bool has_chat_template() const { return chat_template_.has_value(); }
+  std::string_view chat_template_text() const { return chat_template_text_; }  // "" without one
   size_t context_length() const { return context_; }
   const TextMemoryPlan& memory_plan() const { return plan_; }
 
-  std::unique_ptr<Decoder> make_decoder(CoreSet cores) const;
+  struct DecoderOptions {
+    size_t capacity_tokens = 0;  // of the KV cache, all requests together; 0: one context
+  };
+  std::unique_ptr<Decoder> make_decoder(CoreSet cores, const DecoderOptions& options) const;
+  std::unique_ptr<Decoder> make_decoder(CoreSet cores) const { return make_decoder(cores, {}); }
 
   // kInvalidInput: text that is not UTF-8, or nothing at all.
   std::vector<Token> encode_prompt(std::string_view prompt) const;
-  // The conversation in the model's own form, up to where the answer begins. kUnsupported without a
-  // template; kInvalidInput as above, or what the template objects to.
-  std::vector<Token> encode_chat(std::span<const ChatMessage> messages) const;
+  // The conversation in the model's own form, up to where the answer begins; a last message of the
+  // assistant's is the beginning of the answer. `options` brings tools and more variables of the
+  // template. kUnsupported without a template; kInvalidInput as above, or what the template objects
+  // to.
+  std::vector<Token> encode_chat(std::span<const ChatMessage> messages,
+                                 formats::ChatOptions options = {}) const;
 
  private:
   TextModel() = default;
   std::shared_ptr<const formats::Checkpoint> checkpoint_;
   std::unique_ptr<formats::Tokenizer> tokenizer_;
   std::optional<formats::ChatTemplate> chat_template_;
+  std::string chat_template_text_;
   std::shared_ptr<const models::LanguageModel> model_;
   TextModelOptions options_;
   size_t context_ = 0;
