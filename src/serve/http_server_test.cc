@@ -1,0 +1,338 @@
+// The server as its clients meet it: a real socket, a tiny model.
+#include "serve/http_server.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <httplib.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "serve/test_model.h"
+
+namespace weft::serve {
+namespace {
+
+using openai::Json;
+
+class Running {
+ public:
+  explicit Running(HttpOptions options = {}, const TestModelOptions& model = {}) {
+    options.port = 0;
+    server_ = std::make_unique<HttpServer>(options, models_);
+    thread_ = std::thread([this] { server_->run(); });
+    models_.add(serve_test_model(model));
+    models_.set_ready();
+  }
+  ~Running() { stop(); }
+  void stop(std::chrono::seconds patience = std::chrono::seconds(0)) {
+    if (!thread_.joinable()) return;
+    server_->stop(patience);
+    thread_.join();
+  }
+
+  httplib::Client client() const {
+    httplib::Client client("127.0.0.1", server_->port());
+    client.set_read_timeout(60);
+    return client;
+  }
+  httplib::Result post(const std::string& path, const std::string& body) const {
+    return client().Post(path, body, "application/json");
+  }
+  int port() const { return server_->port(); }
+  ServedModel& model() const { return *models_.all().front(); }
+  HttpServer& server() { return *server_; }
+
+ private:
+  ModelSet models_;
+  std::unique_ptr<HttpServer> server_;
+  std::thread thread_;
+};
+
+Json parsed(const httplib::Result& result) {
+  EXPECT_TRUE(result) << httplib::to_string(result.error());
+  return result ? Json::parse(result->body) : Json();
+}
+
+std::vector<Json> events(const std::string& body) {
+  std::vector<Json> out;
+  size_t at = 0;
+  while (at < body.size()) {
+    const size_t end = body.find("\n\n", at);
+    EXPECT_NE(end, std::string::npos) << "an event without an end";
+    if (end == std::string::npos) break;
+    const std::string event = body.substr(at, end - at);
+    at = end + 2;
+    if (event.starts_with(":")) continue;
+    EXPECT_TRUE(event.starts_with("data: ")) << event;
+    if (event == "data: [DONE]") {
+      EXPECT_EQ(at, body.size()) << "something follows [DONE]";
+      return out;
+    }
+    out.push_back(Json::parse(event.substr(6)));
+  }
+  ADD_FAILURE() << "no [DONE]";
+  return out;
+}
+
+const std::string kChat =
+    R"({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "seed": 1,
+        "max_tokens": 12)";
+
+TEST(http, a_chat_whole_and_streamed_is_the_same) {
+  const Running server;
+  const Json whole = parsed(server.post("/v1/chat/completions", kChat + "}"));
+  EXPECT_EQ(whole["object"], "chat.completion");
+  EXPECT_EQ(whole["choices"][0]["message"]["role"], "assistant");
+  EXPECT_EQ(whole["usage"]["total_tokens"].get<int>(),
+            whole["usage"]["prompt_tokens"].get<int>() +
+                whole["usage"]["completion_tokens"].get<int>());
+
+  const auto result = server.post(
+      "/v1/chat/completions",
+      kChat + R"(, "stream": true, "stream_options": {"include_usage": true}})");
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->get_header_value("Content-Type"), "text/event-stream");
+  const std::vector<Json> chunks = events(result->body);
+  ASSERT_GE(chunks.size(), 3u);
+  EXPECT_EQ(chunks.front()["choices"][0]["delta"]["role"], "assistant");
+  std::string text, finish;
+  for (const Json& chunk : chunks) {
+    EXPECT_EQ(chunk["object"], "chat.completion.chunk");
+    EXPECT_EQ(chunk["id"], chunks.front()["id"]);
+    if (chunk["choices"].empty()) continue;
+    text += chunk["choices"][0]["delta"].value("content", "");
+    if (!chunk["choices"][0]["finish_reason"].is_null())
+      finish = chunk["choices"][0]["finish_reason"];
+  }
+  EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+  EXPECT_EQ(finish, whole["choices"][0]["finish_reason"]);
+  EXPECT_TRUE(chunks.back()["choices"].empty());
+  EXPECT_EQ(chunks.back()["usage"]["completion_tokens"], whole["usage"]["completion_tokens"]);
+}
+
+TEST(http, choices_differ_and_the_first_is_the_only_one_of_n_1) {
+  const Running server;
+  const Json one = parsed(server.post("/v1/chat/completions", kChat + "}"));
+  const Json three = parsed(server.post("/v1/chat/completions", kChat + R"(, "n": 3})"));
+  ASSERT_EQ(three["choices"].size(), 3u);
+  EXPECT_EQ(three["choices"][0]["message"], one["choices"][0]["message"]);
+  EXPECT_NE(three["choices"][1]["message"], three["choices"][2]["message"]);
+  EXPECT_EQ(three["usage"]["prompt_tokens"], one["usage"]["prompt_tokens"]);
+}
+
+TEST(http, logprobs_name_every_token) {
+  const Running server;
+  const Json chat = parsed(
+      server.post("/v1/chat/completions", kChat + R"(, "logprobs": true, "top_logprobs": 2})"));
+  const Json& content = chat["choices"][0]["logprobs"]["content"];
+  EXPECT_EQ(content.size(), chat["usage"]["completion_tokens"].get<size_t>());
+  for (const Json& entry : content) {
+    EXPECT_LE(entry["logprob"].get<double>(), 0);
+    EXPECT_EQ(entry["top_logprobs"].size(), 2u);
+    EXPECT_TRUE(entry["bytes"].is_array());
+  }
+  const Json text = parsed(
+      server.post("/v1/completions", R"({"prompt": "ab", "max_tokens": 5, "logprobs": 2})"));
+  EXPECT_EQ(text["object"], "text_completion");
+  EXPECT_EQ(text["choices"][0]["logprobs"]["tokens"].size(), 5u);
+  EXPECT_EQ(text["choices"][0]["logprobs"]["text_offset"][0], 0);
+}
+
+TEST(http, a_stop_string_ends_the_answer_before_it) {
+  const Running server;
+  const std::string text = parsed(
+      server.post("/v1/completions",
+                  R"({"prompt": "ab", "max_tokens": 40, "temperature": 0})"))["choices"][0]["text"];
+  // Two ASCII characters of the answer, from somewhere inside it.
+  size_t at = 4;
+  while (at + 1 < text.size() && ((text[at] | text[at + 1]) & 0x80) != 0) ++at;
+  ASSERT_LT(at + 1, text.size()) << text;
+  const std::string stop = text.substr(at, 2);
+  const Json stopped = parsed(server.post(
+      "/v1/completions",
+      Json({{"prompt", "ab"}, {"max_tokens", 40}, {"temperature", 0}, {"stop", stop}}).dump()));
+  EXPECT_EQ(stopped["choices"][0]["text"], text.substr(0, text.find(stop)));
+  EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
+}
+
+TEST(http, models_tokens_and_health) {
+  const Running server;
+  const Json models = parsed(server.client().Get("/v1/models"));
+  EXPECT_EQ(models["object"], "list");
+  EXPECT_EQ(models["data"][0]["id"], "tiny");
+  EXPECT_EQ(parsed(server.client().Get("/v1/models/tiny"))["id"], "tiny");
+  EXPECT_EQ(server.client().Get("/v1/models/other")->status, 404);
+  EXPECT_EQ(parsed(server.client().Get("/health"))["status"], "ok");
+  const Json tokens = parsed(server.post("/tokenize", R"({"content": "Hello, world"})"));
+  EXPECT_EQ(parsed(server.post("/detokenize", tokens.dump()))["content"], "Hello, world");
+  EXPECT_EQ(parsed(server.client().Get("/props"))["context_length"], 256);
+}
+
+TEST(http, embeddings_as_numbers_and_as_base64) {
+  const Running server;
+  const Json numbers = parsed(
+      server.post("/v1/embeddings", R"({"input": ["Hello", [1, 2, 3]], "model": "tiny"})"));
+  ASSERT_EQ(numbers["data"].size(), 2u);
+  const auto values = numbers["data"][0]["embedding"].get<std::vector<float>>();
+  double square = 0;
+  for (const float value : values) square += double{value} * value;
+  EXPECT_NEAR(square, 1, 1e-5);
+  const Json packed = parsed(
+      server.post("/v1/embeddings", R"({"input": "Hello", "encoding_format": "base64"})"));
+  const std::string text = packed["data"][0]["embedding"];
+  EXPECT_EQ(text.size(), (values.size() * 4 + 2) / 3 * 4);
+  // The first three bytes by hand: four characters of six bits.
+  const std::string alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  uint32_t bits = 0;
+  for (size_t i = 0; i < 4; ++i) bits = bits << 6 | static_cast<uint32_t>(alphabet.find(text[i]));
+  uint32_t first = 0;
+  std::memcpy(&first, values.data(), sizeof first);
+  EXPECT_EQ(bits, (first & 0xff) << 16 | (first & 0xff00) | (first >> 16 & 0xff));
+  EXPECT_EQ(server.post("/v1/embeddings", R"({"input": "x", "encoding_format": "hex"})")->status, 400);
+}
+
+TEST(http, metrics_count_what_happened) {
+  const Running server;
+  parsed(server.post("/v1/completions", R"({"prompt": "ab", "max_tokens": 5, "ignore_eos": true})"));
+  const std::string text = server.client().Get("/metrics")->body;
+  EXPECT_NE(text.find("weft_generated_tokens_total{model=\"tiny\"} 5\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("weft_time_to_first_token_seconds_count{model=\"tiny\"} 1\n"),
+            std::string::npos);
+  const Json state = parsed(server.client().Get("/weft/state"));
+  EXPECT_EQ(state["requests"]["finished"], 1);
+  EXPECT_EQ(state["kv"]["blocks_total"].get<int>() * state["kv"]["block_tokens"].get<int>(), 1024);
+}
+
+TEST(http, errors_are_openais) {
+  const Running server;
+  const auto error_of = [&](const httplib::Result& result, int status) {
+    EXPECT_TRUE(result);
+    EXPECT_EQ(result->status, status) << result->body;
+    return Json::parse(result->body)["error"];
+  };
+  const Json bad = error_of(server.post("/v1/chat/completions", kChat + R"(, "n": "x"})"), 400);
+  EXPECT_EQ(bad["type"], "invalid_request_error");
+  EXPECT_EQ(bad["param"], "n");
+  EXPECT_EQ(error_of(server.post("/v1/chat/completions", "{"), 400)["param"], nullptr);
+  EXPECT_EQ(error_of(server.client().Get("/v2/nothing"), 404)["type"], "not_found_error");
+  const std::string longer(2000, 'a');
+  EXPECT_EQ(error_of(server.post("/v1/completions", Json({{"prompt", longer}}).dump()),
+                     400)["code"],
+            "context_length_exceeded");
+}
+
+TEST(http, keys_are_asked_for) {
+  const Running server({.api_keys = {"secret", "other"}});
+  EXPECT_EQ(server.client().Get("/v1/models")->status, 401);
+  EXPECT_EQ(server.client().Get("/health")->status, 200);
+  for (const char* const key : {"secret", "other"}) {
+    const httplib::Headers headers = {{"Authorization", std::string("Bearer ") + key}};
+    EXPECT_EQ(server.client().Get("/v1/models", headers)->status, 200) << key;
+  }
+  for (const char* const key : {"", "secre", "secrets", "Secret"}) {
+    const httplib::Headers headers = {{"Authorization", std::string("Bearer ") + key}};
+    EXPECT_EQ(server.client().Get("/v1/models", headers)->status, 401) << key;
+  }
+}
+
+TEST(http, other_origins_ask_only_where_allowed) {
+  const Running open({.cors_origin = "*"});
+  EXPECT_EQ(open.client().Options("/v1/models")->status, 204);
+  EXPECT_EQ(open.client().Get("/health")->get_header_value("Access-Control-Allow-Origin"), "*");
+  const Running closed;
+  EXPECT_FALSE(closed.client().Get("/health")->has_header("Access-Control-Allow-Origin"));
+}
+
+TEST(http, a_body_too_long_is_refused) {
+  const Running server({.max_body_bytes = 1000});
+  const auto result = server.post("/v1/completions", std::string(5000, ' '));
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->status, 413);
+}
+
+// Waits until no job is left.
+bool drained(const Running& server) {
+  const Clock::time_point deadline = Clock::now() + std::chrono::seconds(30);
+  while (!server.model().jobs().empty() && Clock::now() < deadline) std::this_thread::yield();
+  return server.model().jobs().empty();
+}
+
+int open_and_send(int port, const std::string& text) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::send(fd, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+  return fd;
+}
+
+std::string raw_request(const std::string& body) {
+  return "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+}
+
+TEST(http, vanish) {
+  const Running server;
+  for (const bool stream : {false, true}) {
+    std::vector<int> sockets;
+    for (int i = 0; i < 20; ++i)
+      sockets.push_back(open_and_send(
+          server.port(),
+          raw_request(Json({{"prompt", "ab"}, {"max_tokens", 200}, {"stream", stream},
+                            {"ignore_eos", true}}).dump())));
+    for (const int fd : sockets) close(fd);
+    EXPECT_TRUE(drained(server)) << "jobs of clients that left";
+  }
+  EXPECT_EQ(server.client().Get("/health")->status, 200);
+}
+
+TEST(http, a_half_sent_body_holds_up_nobody) {
+  const Running server({.read_timeout = std::chrono::seconds(1)});
+  const std::string request = raw_request(std::string(500, ' '));
+  const int fd = open_and_send(server.port(), request.substr(0, request.size() - 100));
+  EXPECT_EQ(server.client().Get("/health")->status, 200);
+  close(fd);
+}
+
+TEST(http, a_thousand_idle_connections_leave_room_for_one_that_asks) {
+  const Running server;
+  std::vector<int> sockets;
+  for (int i = 0; i < 1000; ++i) sockets.push_back(open_and_send(server.port(), "GET "));
+  EXPECT_EQ(server.client().Get("/health")->status, 200);
+  for (const int fd : sockets) close(fd);
+}
+
+TEST(http, loading_answers_503_until_the_model_is_there) {
+  ModelSet models;
+  HttpServer server({.port = 0}, models);
+  std::thread thread([&] { server.run(); });
+  httplib::Client client("127.0.0.1", server.port());
+  EXPECT_EQ(client.Get("/health")->status, 503);
+  const auto refused = client.Post("/v1/chat/completions", kChat + "}", "application/json");
+  EXPECT_EQ(refused->status, 503);
+  EXPECT_TRUE(refused->has_header("Retry-After"));
+  server.stop(std::chrono::seconds(0));
+  thread.join();
+}
+
+TEST(http, stopping_lets_answers_end) {
+  Running server;
+  const std::string body =
+      Json({{"prompt", "ab"}, {"max_tokens", 100}, {"ignore_eos", true}}).dump();
+  std::atomic<int> status{0};
+  std::thread asking([&] { status = server.post("/v1/completions", body)->status; });
+  while (server.model().jobs().empty() && status == 0) std::this_thread::yield();
+  server.stop(std::chrono::seconds(60));
+  asking.join();
+  EXPECT_EQ(status, 200);
+}
+
+}  // namespace
+}  // namespace weft::serve

@@ -1,0 +1,120 @@
+#include "serve/openai/answer.h"
+
+#include <utility>
+
+namespace weft::serve::openai {
+
+Answer::Answer(ServedModel& model, AnswerRequest request)
+    : model_(model), request_(std::move(request)), queue_(std::make_shared<AnswerQueue>()) {
+  const formats::Tokenizer& tokenizer = model.model().tokenizer();
+  for (const std::vector<text::Token>& prompt : request_.prompts) {
+    if (prompt.size() >= model.model().context_length())
+      throw ApiError(
+          400,
+          fmt::format("the prompt has {} tokens, but the context holds {}, the answer included. "
+                      "Shorten the prompt, or start the server with a longer --context.",
+                      prompt.size(), model.model().context_length()),
+          request_.chat ? "messages" : "prompt", "context_length_exceeded");
+    for (size_t n = 0; n < request_.num_choices; ++n) {
+      auto job = std::make_shared<Job>();
+      job->id = new_request_id();
+      job->choice = choices_.size();
+      job->decode = {.prompt = prompt,
+                     .sampling = request_.sampling,
+                     .random_stream = n,
+                     .max_tokens = request_.max_tokens,
+                     .want_logprobs = request_.want_logprobs,
+                     .num_top_logprobs = request_.num_top_logprobs};
+      job->stop_at_end = request_.stop_at_end;
+      job->prompt_tokens = prompt.size();
+      job->answers = queue_;
+      choices_.push_back({.job = std::move(job), .text = ChoiceText(tokenizer, request_)});
+    }
+  }
+  num_open_ = choices_.size();
+  size_t submitted = 0;
+  try {
+    for (; submitted < choices_.size(); ++submitted) model_.submit(choices_[submitted].job);
+  } catch (const Error& error) {
+    for (size_t i = 0; i < submitted; ++i) model_.cancel(*choices_[i].job);
+    throw to_api_error(error);
+  }
+}
+
+Answer::~Answer() {
+  for (const Choice& choice : choices_)
+    if (choice.open) model_.cancel(*choice.job);
+}
+
+std::vector<Answer::Piece> Answer::wait(std::chrono::milliseconds patience) {
+  std::vector<Piece> pieces;
+  queue_->wait(events_, patience);
+  for (const AnswerEvent& event : events_) {
+    Choice& choice = choices_[event.choice];
+    if (!choice.open) continue;  // a stop string ended it; the executor had gone on
+    if (event.error) throw to_api_error(*event.error);
+    Piece piece;
+    piece.choice = event.choice;
+    if (event.token) {
+      ++choice.num_tokens;
+      piece.delta = choice.text.push(*event.token);
+      if (choice.text.stopped()) {
+        model_.cancel(*choice.job);
+        close(choice, text::FinishReason::kStop, piece);
+      }
+    }
+    if (event.finished) {
+      if (*event.finished == text::FinishReason::kCancelled)
+        throw ApiError(503, "the server is shutting down");
+      close(choice, *event.finished, piece);
+    }
+    if (!piece.delta.empty() || !piece.finish_reason.empty()) pieces.push_back(std::move(piece));
+  }
+  return pieces;
+}
+
+void Answer::close(Choice& choice, text::FinishReason reason, Piece& piece) {
+  Delta rest = choice.text.finish();
+  piece.delta.text += rest.text;
+  std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(piece.delta.calls));
+  std::move(rest.logprobs.begin(), rest.logprobs.end(), std::back_inserter(piece.delta.logprobs));
+  piece.finish_reason = reason == text::FinishReason::kStop && choice.text.has_calls()
+                            ? "tool_calls"
+                            : text::name(reason);
+  choice.open = false;
+  --num_open_;
+}
+
+Usage Answer::usage() const {
+  Usage usage;
+  for (const Choice& choice : choices_) {
+    // OpenAI counts a prompt once, however many choices it has.
+    if (choice.job->choice % request_.num_choices == 0) {
+      usage.prompt_tokens += choice.job->prompt_tokens;
+      usage.cached_tokens += choice.job->reused_tokens.load();
+    }
+    usage.completion_tokens += choice.num_tokens;
+  }
+  return usage;
+}
+
+Json Answer::timings() const {
+  const Job& job = *choices_.front().job;
+  const double started = job.started_s.load(), first = job.first_token_s.load(),
+               last = job.last_token_s.load();
+  const auto reused = job.reused_tokens.load();
+  const auto read = static_cast<double>(job.prompt_tokens - reused);
+  const auto made = static_cast<double>(choices_.front().num_tokens);
+  const double prompt_s = first >= 0 ? first - started : 0;
+  const double made_s = last > first ? last - first : 0;
+  return {{"queued_ms", started >= 0 ? started * 1e3 : 0},
+          {"cache_n", reused},
+          {"prompt_n", job.prompt_tokens - reused},
+          {"prompt_ms", prompt_s * 1e3},
+          {"prompt_per_second", prompt_s > 0 ? read / prompt_s : 0},
+          {"predicted_n", choices_.front().num_tokens},
+          {"predicted_ms", made_s * 1e3},
+          {"predicted_per_second", made_s > 0 ? (made - 1) / made_s : 0}};
+}
+
+}  // namespace weft::serve::openai

@@ -1,0 +1,59 @@
+// A request under way: its choices as jobs of an executor, and what they have said so far. Owned by
+// the thread that writes the answer out; gone, its jobs are cancelled.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "serve/openai/choice_text.h"
+#include "serve/served_model.h"
+
+namespace weft::serve::openai {
+
+struct Usage {
+  size_t prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
+};
+
+class Answer {
+ public:
+  // Submits every choice of every prompt. ApiError as the executor refuses. `model` outlives it.
+  Answer(ServedModel& model, AnswerRequest request);
+  ~Answer();
+  Answer(const Answer&) = delete;
+  Answer& operator=(const Answer&) = delete;
+
+  struct Piece {
+    size_t choice = 0;
+    Delta delta;
+    std::string finish_reason;  // set on a choice's last piece: stop, length or tool_calls
+  };
+  // What has come, waiting up to `patience`; empty: nothing. ApiError: a choice has failed.
+  std::vector<Piece> wait(std::chrono::milliseconds patience);
+
+  bool done() const { return num_open_ == 0; }
+  const AnswerRequest& request() const { return request_; }
+  const std::string& model_name() const { return model_.name(); }
+  size_t num_choices() const { return choices_.size(); }
+  Usage usage() const;
+  Json timings() const;  // llama.cpp's names: prompt_n, prompt_ms, predicted_n, predicted_ms ...
+
+ private:
+  struct Choice {
+    std::shared_ptr<Job> job;
+    ChoiceText text;
+    size_t num_tokens = 0;
+    bool open = true;
+  };
+  void close(Choice& choice, text::FinishReason reason, Piece& piece);
+
+  ServedModel& model_;
+  const AnswerRequest request_;
+  std::shared_ptr<AnswerQueue> queue_;
+  std::vector<Choice> choices_;  // prompt by prompt
+  std::vector<AnswerEvent> events_;
+  size_t num_open_ = 0;
+};
+
+}  // namespace weft::serve::openai

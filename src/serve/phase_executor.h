@@ -1,0 +1,32 @@
+// Who runs prefill and who runs decode. An executor takes jobs and works on them with threads of its
+// own until they end; UnifiedExecutor does both phases in one loop, semi-PD in two.
+//
+// Thread-safe.
+#pragma once
+
+#include <memory>
+
+#include "serve/job.h"
+#include "serve/metrics.h"
+
+namespace weft::serve {
+
+struct ExecutorState {
+  size_t queued = 0, running = 0;
+  size_t capacity_tokens = 0, free_tokens = 0;  // of the KV cache; kept prefixes count as free
+};
+
+class PhaseExecutor {
+ public:
+  virtual ~PhaseExecutor() = default;  // cancels what is left, and waits for its threads
+
+  virtual const char* name() const = 0;
+  // The job will end with one `finished` event. kOutOfResources: the queue is full, try again
+  // later; kInvalidInput: what Decoder::start would say.
+  virtual void submit(std::shared_ptr<Job> job) = 0;
+  virtual void wake() = 0;  // after Job::cancelled was set
+  virtual ExecutorState state() const = 0;
+  virtual const Metrics& metrics() const = 0;
+};
+
+}  // namespace weft::serve

@@ -1,0 +1,89 @@
+#include "serve/running_job.h"
+
+#include <utility>
+
+namespace weft::serve {
+
+text::DecodeRequest RunningJob::request() const {
+  text::DecodeRequest request = job_->decode;
+  request.prompt.insert(request.prompt.end(), answer_.begin(), answer_.end());
+  request.num_generated = answer_.size();
+  return request;
+}
+
+void RunningJob::started(Metrics& metrics, size_t reused_tokens) {
+  job_->phase.store(JobPhase::kPrefill);
+  job_->prompt_done.store(reused_tokens);
+  if (job_->started_s.load() >= 0) return;  // it comes back from a preemption
+  job_->started_s.store(job_->age_s());
+  job_->reused_tokens.store(reused_tokens);
+  metrics.reused_tokens.fetch_add(reused_tokens, std::memory_order_relaxed);
+  metrics.queue.add(job_->age_s());
+}
+
+void RunningJob::prompt_left(size_t tokens) {
+  if (!in_prefill()) return;
+  job_->prompt_done.store(prompt_size() - tokens, std::memory_order_relaxed);
+  if (tokens == 0) job_->phase.store(JobPhase::kDecode);
+}
+
+bool RunningJob::token(Metrics& metrics, const text::DecodedToken& decoded,
+                       const formats::Tokenizer& end_tokens) {
+  if (decoded.error) {
+    fail(metrics, *decoded.error);
+    return true;
+  }
+  const double now = job_->age_s();
+  if (job_->first_token_s.load() < 0) {
+    job_->first_token_s.store(now);
+    metrics.ttft.add(now);
+  } else {
+    metrics.gap.add(now - job_->last_token_s.load());
+  }
+  job_->last_token_s.store(now);
+  job_->generated.fetch_add(1, std::memory_order_relaxed);
+  metrics.generated_tokens.fetch_add(1, std::memory_order_relaxed);
+  metrics.generated_rate.add(1);
+
+  const text::Token token = decoded.sampled.token;
+  answer_.push_back(token);
+  job_->answers->push({.choice = job_->choice, .token = decoded.sampled});
+  if (job_->stop_at_end && end_tokens.is_end(token)) {
+    end(metrics, text::FinishReason::kStop);
+    return true;
+  }
+  if (decoded.last) end(metrics, text::FinishReason::kLength);
+  return decoded.last;
+}
+
+void RunningJob::preempted(Metrics& metrics) {
+  job_->phase.store(JobPhase::kQueued);
+  job_->preemptions.fetch_add(1, std::memory_order_relaxed);
+  metrics.preemptions.fetch_add(1, std::memory_order_relaxed);
+}
+
+void RunningJob::end(Metrics& metrics, text::FinishReason reason) {
+  finish(metrics, reason, std::nullopt);
+}
+
+void RunningJob::fail(Metrics& metrics, const Error& error) {
+  finish(metrics, text::FinishReason::kCancelled, error);
+}
+
+void RunningJob::finish(Metrics& metrics, text::FinishReason reason, std::optional<Error> error) {
+  Metrics::Counter& how = error ? metrics.failed
+                          : reason == text::FinishReason::kCancelled ? metrics.cancelled
+                                                                     : metrics.finished;
+  how.fetch_add(1, std::memory_order_relaxed);
+  if (reason != text::FinishReason::kCancelled) {
+    metrics.e2e.add(job_->age_s());
+    const size_t count = job_->generated.load();
+    if (count > 1)
+      metrics.tpot.add((job_->last_token_s.load() - job_->first_token_s.load()) /
+                       static_cast<double>(count - 1));
+  }
+  job_->phase.store(JobPhase::kDone);
+  job_->answers->push({.choice = job_->choice, .finished = reason, .error = std::move(error)});
+}
+
+}  // namespace weft::serve

@@ -1,0 +1,77 @@
+#include "serve/served_model.h"
+
+#include <algorithm>
+#include <ctime>
+#include <utility>
+
+#include "text/embedding.h"
+
+namespace weft::serve {
+
+ServedModel::ServedModel(std::string name, std::unique_ptr<const text::TextModel> model,
+                         std::unique_ptr<PhaseExecutor> executor, CoreSet cores,
+                         std::shared_ptr<Turns> turns)
+    : name_(std::move(name)),
+      model_(std::move(model)),
+      executor_(std::move(executor)),
+      cores_(cores),
+      turns_(std::move(turns)),
+      created_(std::time(nullptr)) {}
+
+void ServedModel::submit(std::shared_ptr<Job> job) {
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(jobs_, [](const auto& other) { return other->phase.load() == JobPhase::kDone; });
+    jobs_.push_back(job);
+  }
+  try {
+    executor_->submit(job);
+  } catch (...) {
+    job->phase.store(JobPhase::kDone);
+    throw;
+  }
+}
+
+void ServedModel::cancel(Job& job) {
+  job.cancelled.store(true);
+  executor_->wake();
+}
+
+std::vector<std::shared_ptr<const Job>> ServedModel::jobs() const {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(jobs_, [](const auto& job) { return job->phase.load() == JobPhase::kDone; });
+  return jobs_;
+}
+
+std::vector<float> ServedModel::embed(std::span<const text::Token> tokens) const {
+  return text::embed(model_->model(), tokens, cores_, [this](const std::function<void()>& body) {
+    const std::lock_guard turn(*turns_);
+    body();
+  });
+}
+
+void ModelSet::add(std::unique_ptr<ServedModel> model) {
+  const std::lock_guard lock(mutex_);
+  models_.push_back(std::move(model));
+}
+
+std::vector<ServedModel*> ModelSet::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ServedModel*> out;
+  for (const auto& model : models_) out.push_back(model.get());
+  return out;
+}
+
+ServedModel* ModelSet::find(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& model : models_)
+    if (model->name() == name) return model.get();
+  return nullptr;
+}
+
+text::RequestId new_request_id() {
+  static std::atomic<text::RequestId> next{1};
+  return next.fetch_add(1);
+}
+
+}  // namespace weft::serve

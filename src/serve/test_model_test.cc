@@ -1,0 +1,47 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "formats/random_model.h"
+#include "serve/test_model.h"
+
+namespace weft::serve {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kTemplate =
+    "{% if tools %}tools: {{ tools | length }} <tool_call>\n{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}";
+
+struct ModelFile {
+  ModelFile()
+      : path(fs::path(::testing::TempDir()) / ("weft_serve_" + std::to_string(getpid()) + ".gguf")) {
+    formats::write_random_model(path, "tiny", formats::quant_mix("q8_0"), 1, CoreSet(), {}, {},
+                                kTemplate);
+  }
+  ~ModelFile() { fs::remove(path); }
+  fs::path path;
+};
+
+}  // namespace
+
+std::unique_ptr<text::TextModel> load_test_model() {
+  static const ModelFile file;
+  return std::make_unique<text::TextModel>(
+      text::TextModel::load(file.path, {.context = 256}, CoreSet()));
+}
+
+std::unique_ptr<ServedModel> serve_test_model(const TestModelOptions& options) {
+  auto model = load_test_model();
+  auto decoder = model->make_decoder(CoreSet(), {.capacity_tokens = options.kv_tokens});
+  auto turns = std::make_shared<Turns>();
+  auto executor =
+      make_unified_executor(std::move(decoder), model->tokenizer(), options.executor, turns);
+  return std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor), CoreSet(),
+                                       std::move(turns));
+}
+
+}  // namespace weft::serve

@@ -1,0 +1,197 @@
+#include "serve/views.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "formats/unicode.h"
+
+namespace weft::serve::views {
+namespace {
+
+using openai::Fields;
+
+double seconds_up() {
+  static const Clock::time_point start = Clock::now();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+[[maybe_unused]] const double kStarted = seconds_up();  // the clock starts with the program
+
+Json latency(const Histogram& histogram) {
+  Json buckets = Json::array(), counts = Json::array();
+  for (size_t i = 0; i < Histogram::kBounds.size(); ++i) {
+    buckets.push_back(Histogram::kBounds[i] * 1e3);
+    counts.push_back(histogram.bucket(i));
+  }
+  return {{"buckets", std::move(buckets)},
+          {"counts", std::move(counts)},
+          {"p50", histogram.quantile(0.5) * 1e3},
+          {"p90", histogram.quantile(0.9) * 1e3},
+          {"p99", histogram.quantile(0.99) * 1e3}};
+}
+
+Json running_jobs(const ServedModel& model) {
+  Json out = Json::array();
+  for (const auto& job : model.jobs()) {
+    out.push_back({{"id", job->id},
+                   {"phase", name(job->phase.load())},
+                   {"prompt_tokens", job->prompt_tokens},
+                   {"prompt_done", std::min(job->prompt_done.load(), job->prompt_tokens)},
+                   {"generated", job->generated.load()},
+                   {"preemptions", job->preemptions.load()},
+                   {"age_s", job->age_s()}});
+  }
+  return out;
+}
+
+std::string valid_utf8(std::string_view bytes) {
+  std::string out;
+  formats::append_valid_utf8(out, bytes);
+  return out;
+}
+
+}  // namespace
+
+Json model(const ServedModel& model) {
+  const models::LanguageModelConfig& config = model.model().model().config();
+  return {{"id", model.name()},
+          {"object", "model"},
+          {"created", model.created()},
+          {"owned_by", "weft"},
+          {"meta",
+           {{"architecture", config.architecture},
+            {"vocab_size", config.vocab_size},
+            {"context_length", model.model().context_length()},
+            {"weight_bytes", model.model().model().weight_bytes()},
+            {"can_chat", model.model().has_chat_template()}}}};
+}
+
+Json models(const ModelSet& set) {
+  Json data = Json::array();
+  for (const ServedModel* const each : set.all()) data.push_back(model(*each));
+  return {{"object", "list"}, {"data", std::move(data)}};
+}
+
+Json props(const ModelSet& set, const openai::RequestDefaults& defaults) {
+  Json out = {{"build", "weft"},
+              {"ready", set.ready()},
+              {"default_generation_settings", openai::to_json(defaults.sampling)}};
+  const std::vector<ServedModel*> all = set.all();
+  if (all.empty()) return out;
+  const ServedModel& first = *all.front();
+  out["model"] = first.name();
+  out["context_length"] = first.model().context_length();
+  out["executor"] = first.executor().name();
+  out["chat_template"] = first.model().chat_template_text();
+  return out;
+}
+
+Json state(const ModelSet& set) {
+  Json out = {{"uptime_s", seconds_up()}, {"ready", set.ready()}};
+  const std::vector<ServedModel*> all = set.all();
+  if (all.empty()) return out;
+  const ServedModel& model = *all.front();
+  const PhaseExecutor& executor = model.executor();
+  const Metrics& m = executor.metrics();
+  const ExecutorState now = executor.state();
+  out["model"] = model.name();
+  out["executor"] = executor.name();
+  out["requests"] = {{"running", running_jobs(model)},
+                     {"queued", now.queued},
+                     {"finished", m.finished.load()},
+                     {"cancelled", m.cancelled.load()},
+                     {"failed", m.failed.load()}};
+  out["tokens_per_second"] = {{"prompt", m.prompt_rate.per_second()},
+                              {"generated", m.generated_rate.per_second()}};
+  out["totals"] = {{"prompt_tokens", m.prompt_tokens.load()},
+                   {"generated_tokens", m.generated_tokens.load()},
+                   {"steps", m.steps.load()},
+                   {"preemptions", m.preemptions.load()}};
+  const size_t page = kernels::kPageTokens;
+  out["kv"] = {{"block_tokens", page},
+               {"blocks_total", now.capacity_tokens / page},
+               {"blocks_free", now.free_tokens / page},
+               {"blocks_used", (now.capacity_tokens - now.free_tokens) / page}};
+  out["prefix_cache"] = {{"hit_tokens", m.reused_tokens.load()},
+                         {"queried_tokens", m.reused_tokens.load() + m.prompt_tokens.load()}};
+  out["latency"] = {{"ttft_ms", latency(m.ttft)}, {"tpot_ms", latency(m.tpot)},
+                    {"gap_ms", latency(m.gap)}};
+  return out;
+}
+
+std::string metrics(const ModelSet& set) {
+  std::string out;
+  const auto each = [&](auto print) {
+    for (const ServedModel* const model : set.all())
+      print(*model, model->executor().metrics(), fmt::format("model=\"{}\"", model->name()));
+  };
+  const auto counter = [&](const char* name, const char* help, Metrics::Counter Metrics::*which) {
+    each([&](const ServedModel&, const Metrics& m, const std::string& labels) {
+      print_counter(out, name, help, labels, static_cast<double>((m.*which).load()));
+    });
+  };
+  const auto histogram = [&](const char* name, const char* help, Histogram Metrics::*which) {
+    each([&](const ServedModel&, const Metrics& m, const std::string& labels) {
+      print_histogram(out, name, help, labels, m.*which);
+    });
+  };
+  const auto gauge = [&](const char* name, const char* help, size_t ExecutorState::*which) {
+    each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+      print_gauge(out, name, help, labels, static_cast<double>(model.executor().state().*which));
+    });
+  };
+  counter("weft_requests_total", "Choices of requests taken on.", &Metrics::requests);
+  counter("weft_requests_refused_total", "Refused because the queue was full.", &Metrics::refused);
+  counter("weft_requests_finished_total", "Answered to the end.", &Metrics::finished);
+  counter("weft_requests_cancelled_total", "Cancelled, mostly by clients that left.",
+          &Metrics::cancelled);
+  counter("weft_requests_failed_total", "Ended by an error.", &Metrics::failed);
+  counter("weft_preemptions_total", "Requests that made room in the KV cache for others.",
+          &Metrics::preemptions);
+  counter("weft_prompt_tokens_total", "Prompt tokens computed.", &Metrics::prompt_tokens);
+  counter("weft_prompt_tokens_reused_total", "Prompt tokens found in the KV cache.",
+          &Metrics::reused_tokens);
+  counter("weft_generated_tokens_total", "Tokens sampled.", &Metrics::generated_tokens);
+  counter("weft_steps_total", "Forward passes.", &Metrics::steps);
+  gauge("weft_requests_queued", "Waiting for their first step.", &ExecutorState::queued);
+  gauge("weft_requests_running", "In prefill or decode.", &ExecutorState::running);
+  gauge("weft_kv_capacity_tokens", "Tokens that the KV cache holds.",
+        &ExecutorState::capacity_tokens);
+  gauge("weft_kv_free_tokens", "Tokens of the KV cache that are free.", &ExecutorState::free_tokens);
+  histogram("weft_queue_seconds", "Arrival to the first step.", &Metrics::queue);
+  histogram("weft_time_to_first_token_seconds", "Arrival to the first token.", &Metrics::ttft);
+  histogram("weft_time_per_output_token_seconds", "Mean gap of a request's later tokens.",
+            &Metrics::tpot);
+  histogram("weft_token_gap_seconds", "Every gap between two tokens of a request.", &Metrics::gap);
+  histogram("weft_request_seconds", "Arrival to the end.", &Metrics::e2e);
+  return out;
+}
+
+Json tokenize(const Json& body, const text::TextModel& model) {
+  const Fields fields(body);
+  const std::string text = fields.need_string("content");
+  const formats::EncodeOptions options{
+      .add_special = fields.boolean("add_special").value_or(false),
+      .parse_special = fields.boolean("parse_special").value_or(true)};
+  const bool with_pieces = fields.boolean("with_pieces").value_or(false);
+  Json tokens = Json::array();
+  for (const text::Token token : model.tokenizer().encode(text, options)) {
+    if (with_pieces)
+      tokens.push_back(
+          {{"id", token}, {"piece", valid_utf8(model.tokenizer().piece(token, true))}});
+    else
+      tokens.push_back(token);
+  }
+  return {{"tokens", std::move(tokens)}};
+}
+
+Json detokenize(const Json& body, const text::TextModel& model) {
+  const Fields fields(body);
+  if (fields.array("tokens") == nullptr)
+    throw openai::ApiError(400, "'tokens' is missing", "tokens", "missing_required_parameter");
+  if (fields.array("tokens")->empty()) return {{"content", ""}};
+  const openai::PromptList list = openai::parse_prompts(fields, "tokens", model, 1);
+  return {{"content", valid_utf8(list.texts.front())}};
+}
+
+}  // namespace weft::serve::views
