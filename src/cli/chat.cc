@@ -231,6 +231,7 @@ void add_chat(CLI::App& program, StopToken stop) {
       ->default_str("what the context holds");
   add_model_options(*command, options->model);
   add_sampling_options(*command, options->generate.sampling);
+  add_seed_option(*command, options->generate.sampling);
   command->footer("Example: weft chat --model model.gguf --system \"Answer in one sentence.\"");
   command->callback([options, stop] { chat(*options, stop); });
 }

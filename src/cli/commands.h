@@ -7,6 +7,7 @@ namespace weft::cli {
 
 void add_chat(CLI::App& program, StopToken stop);
 void add_generate(CLI::App& program, StopToken stop);
+void add_serve(CLI::App& program, StopToken stop);
 void add_perplexity(CLI::App& program, StopToken stop);
 void add_inspect(CLI::App& program, StopToken stop);
 void add_tokenize(CLI::App& program, StopToken stop);

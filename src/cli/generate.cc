@@ -147,6 +147,7 @@ void add_generate(CLI::App& program, StopToken stop) {
   command->add_flag("--json", options->json, "Print one JSON object with the answer and timings");
   add_model_options(*command, options->model);
   add_sampling_options(*command, options->generate.sampling);
+  add_seed_option(*command, options->generate.sampling);
   command->footer(
       "Examples:\n"
       "  weft generate \"Why is the sky blue?\"\n"

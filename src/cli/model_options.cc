@@ -39,6 +39,10 @@ void add_model_flag(CLI::App& command, std::filesystem::path& model) {
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
   add_model_flag(command, options.model);
+  add_engine_options(command, options);
+}
+
+void add_engine_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--threads", options.threads, "Cores to work on")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{1024}));

@@ -23,8 +23,9 @@ struct ModelOptions {
   kernels::KvFormat kv_format() const;
 };
 
-// `options` must live until the command has run.
+// `options` must live until the command has run. add_engine_options: all but --model.
 void add_model_options(CLI::App& command, ModelOptions& options);
+void add_engine_options(CLI::App& command, ModelOptions& options);
 
 struct LoadedModel {
   std::unique_ptr<ThreadPool> pool;

@@ -63,10 +63,13 @@ void add_sampling_options(CLI::App& command, text::SamplingOptions& options) {
       ->type_name("ID=BIAS")
       ->allow_extra_args(false)
       ->group(group);
+}
+
+void add_seed_option(CLI::App& command, text::SamplingOptions& options) {
   options.seed = random_seed();
   command.add_option("--seed", options.seed, "Makes the answer reproducible")
       ->default_str("random")
-      ->group(group);
+      ->group("Sampling");
 }
 
 }  // namespace weft::cli

@@ -14,6 +14,7 @@ text::SamplingOptions parse(std::vector<std::string> arguments) {
   CLI::App app;
   text::SamplingOptions options;
   add_sampling_options(app, options);
+  add_seed_option(app, options);
   std::string prompt;
   app.add_option("prompt", prompt);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes vectors

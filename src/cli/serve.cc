@@ -1,0 +1,259 @@
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "bench/machine.h"
+#include "cli/commands.h"
+#include "cli/model_options.h"
+#include "cli/sampling_options.h"
+#include "serve/http_server.h"
+#include "serve/unified_executor.h"
+
+namespace weft::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::vector<std::string> models;  // FILE or NAME=FILE
+  size_t kv_tokens = 0;
+  serve::UnifiedOptions executor;
+  serve::HttpOptions http;
+  std::filesystem::path key_file;
+  double max_stall_ms = 0;
+  int64_t drain_s = 30;
+};
+
+struct NamedModel {
+  std::string name;
+  std::filesystem::path path;
+};
+
+std::vector<NamedModel> named_models(const Options& options) {
+  std::vector<NamedModel> out;
+  const auto add = [&](std::string name, const std::filesystem::path& asked) {
+    const std::filesystem::path path = model_path(asked);
+    if (name.empty()) name = path.stem().string();
+    for (const NamedModel& other : out)
+      if (other.name == name)
+        fail(ErrorKind::kInvalidInput,
+             "two models are called '{}': give one another name, --model NAME=FILE", name);
+    out.push_back({std::move(name), path});
+  };
+  for (const std::string& model : options.models) {
+    const size_t equals = model.find('=');
+    const bool named = equals != std::string::npos && !std::filesystem::exists(model);
+    if (named)
+      add(model.substr(0, equals), model.substr(equals + 1));
+    else
+      add("", model);
+  }
+  if (out.empty()) add("", "");
+  return out;
+}
+
+std::vector<std::string> read_keys(const Options& options) {
+  std::vector<std::string> keys = options.http.api_keys;
+  if (!options.key_file.empty()) {
+    constexpr size_t kLargest = 1 << 20;
+    std::istringstream lines(read_file(options.key_file, kLargest));
+    for (std::string line; std::getline(lines, line);) {
+      while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+      if (!line.empty() && line.front() != '#') keys.push_back(line);
+    }
+    if (keys.empty())
+      fail(ErrorKind::kInvalidInput, "{}: has no key; write one in each line",
+           options.key_file.string());
+  }
+  for (const std::string& key : keys)
+    if (key.empty()) fail(ErrorKind::kInvalidInput, "--api-key is empty");
+  return keys;
+}
+
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
+// Room for four full contexts, as far as a third of the free memory goes.
+size_t choose_kv_tokens(const Options& options, const text::TextModel& model) {
+  const size_t context = model.context_length();
+  if (options.kv_tokens != 0) return options.kv_tokens;
+  const size_t bytes_per_token = std::max<size_t>(1, model.memory_plan().kv_bytes / context);
+  const size_t affordable = bench::read_machine().available_bytes / 3 / bytes_per_token;
+  return std::max(context, std::min(4 * context, affordable));
+}
+
+class Server {
+ public:
+  Server(const Options& options, StopToken stop)
+      : options_(options),
+        stop_(stop),
+        named_(named_models(options)),
+        pool_(options.model.threads),
+        http_(options.http, models_),
+        thread_([this] { http_.run(); }) {}
+
+  ~Server() {
+    http_.stop(std::chrono::seconds(stopped_ ? options_.drain_s : 0));
+    thread_.join();
+  }
+
+  void run() {
+    warn();
+    load();
+    fmt::print(stderr, "weft: {} is ready: {}\n", names(), http_.address());
+    while (!stop_.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    stopped_ = true;
+    fmt::print(stderr, "weft: finishing what is under way; Ctrl-C again ends at once\n");
+  }
+
+ private:
+  void warn() const {
+    if (is_loopback(options_.http.host) || !options_.http.api_keys.empty()) return;
+    fmt::print(stderr,
+               "weft: WARNING: listening on {} without an API key: whoever reaches this address may "
+               "use the model. Give --api-key, or --host 127.0.0.1.\n",
+               options_.http.host);
+  }
+
+  void load() {
+    for (size_t i = 0; i < named_.size(); ++i) {
+      stop_.throw_if_stopped();
+      Progress bar("Loading " + named_[i].name, 0, "bytes");
+      const ProgressFn show = bar.callback();
+      const auto progress = [&](size_t done, size_t total) {
+        show(done, total);
+        const double part = total == 0 ? 0 : static_cast<double>(done) / static_cast<double>(total);
+        models_.set_progress((static_cast<double>(i) + part) / static_cast<double>(named_.size()));
+      };
+      add(named_[i], progress);
+    }
+    models_.set_ready();
+  }
+
+  void add(const NamedModel& named, const ProgressFn& progress) {
+    auto model = std::make_unique<text::TextModel>(text::TextModel::load(
+        named.path,
+        {.context = options_.model.context,
+         .kv_format = options_.model.kv_format(),
+         .available_bytes = bench::read_machine().available_bytes},
+        pool_.cores(), progress));
+    serve::UnifiedOptions executor = options_.executor;
+    if (options_.max_stall_ms > 0) executor.max_stall_s = options_.max_stall_ms * 1e-3;
+    auto decoder = model->make_decoder(
+        pool_.cores(), {.capacity_tokens = choose_kv_tokens(options_, *model)});
+    auto running = serve::make_unified_executor(std::move(decoder), model->tokenizer(), executor,
+                                                turns_);
+    models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
+                                                     std::move(running), pool_.cores(), turns_));
+  }
+
+  std::string names() const {
+    std::string out;
+    for (const NamedModel& model : named_) out += (out.empty() ? "" : ", ") + model.name;
+    return out;
+  }
+
+  const Options& options_;
+  StopToken stop_;
+  const std::vector<NamedModel> named_;
+  ThreadPool pool_;
+  std::shared_ptr<serve::Turns> turns_ = std::make_shared<serve::Turns>();
+  serve::ModelSet models_;
+  serve::HttpServer http_;
+  bool stopped_ = false;
+  std::thread thread_;
+};
+
+void serve_models(Options& options, StopToken stop) {
+  text::validate(options.http.defaults.sampling);
+  options.http.api_keys = read_keys(options);
+  Server(options, stop).run();
+}
+
+void add_network_options(CLI::App& command, Options& options) {
+  const std::string group = "Network";
+  const auto add = [&](const char* flag, auto& value, const char* text) {
+    return command.add_option(flag, value, text)->group(group);
+  };
+  add("--host", options.http.host, "Address to listen on; 0.0.0.0: every one of this machine")
+      ->capture_default_str();
+  add("--port", options.http.port, "Port; 0: any free one")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 65535));
+  add("--api-key", options.http.api_keys, "Clients must send it; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("KEY");
+  add("--api-key-file", options.key_file, "Keys, one in each line")->type_name("FILE");
+  add("--cors", options.http.cors_origin, "Lets pages of this origin (or *) ask from browsers")
+      ->type_name("ORIGIN");
+  add("--tls-cert", options.http.tls_certificate, "Certificate chain in PEM form: serve https")
+      ->type_name("FILE");
+  add("--tls-key", options.http.tls_key, "Its private key")->type_name("FILE");
+  add("--max-body", options.http.max_body_bytes, "Longest request body, in bytes")
+      ->capture_default_str();
+  add("--max-connections", options.http.max_connections, "Open connections; more of them wait")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1} << 16));
+  add("--drain", options.drain_s, "Seconds that running answers get to end on shutdown")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{86400}));
+}
+
+void add_batching_options(CLI::App& command, Options& options) {
+  const std::string group = "Batching";
+  const auto add = [&](const char* flag, auto& value, const char* text) {
+    return command.add_option(flag, value, text)->group(group);
+  };
+  add("--kv-tokens", options.kv_tokens, "KV cache of a model in tokens, all requests together")
+      ->default_str("four contexts, within a third of the free memory")
+      ->check(CLI::Range(size_t{32}, size_t{1} << 30));
+  add("--chunk", options.executor.chunk_tokens, "Most prompt tokens in one step")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1} << 16));
+  add("--max-stall-ms", options.max_stall_ms,
+      "Longest step while answers run: prompts are read in smaller pieces; 0: off")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
+  add("--max-running", options.executor.max_running, "Answers made at the same time")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{4096}));
+  add("--max-queued", options.executor.max_queued, "Requests that wait; more are refused (429)")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1} << 20));
+}
+
+}  // namespace
+
+void add_serve(CLI::App& program, StopToken stop) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      program.add_subcommand("serve", "Serve OpenAI's API and a page to chat with");
+  command
+      ->add_option("--model", options->models,
+                   "A .gguf file or Hugging Face folder, as FILE or NAME=FILE; may be repeated")
+      ->allow_extra_args(false)
+      ->default_str("$WEFT_MODEL, or the one that ./run fetches")
+      ->type_name("[NAME=]FILE");
+  add_engine_options(*command, options->model);
+  add_network_options(*command, *options);
+  add_batching_options(*command, *options);
+  add_sampling_options(*command, options->http.defaults.sampling);
+  command->footer(
+      "Examples:\n"
+      "  weft serve\n"
+      "  weft serve --model small=a.gguf --model large=b.gguf --host 0.0.0.0 --api-key secret\n"
+      "  curl http://127.0.0.1:8080/v1/chat/completions \\\n"
+      "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'");
+  command->callback([options, stop] { serve_models(*options, stop); });
+}
+
+}  // namespace weft::cli
