@@ -4,22 +4,13 @@
 
 #include <thread>
 
+#include "base/core_share.h"
 #include "base/error.h"
+#include "base/spin.h"
 
 namespace weft {
 namespace {
 
-inline void pause_core() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// About 100 us: longer than the serial stretches inside a decode step, shorter than anybody minds a
-// core burning after the last one.
-constexpr int kSpinsBeforeSleep = 4000;
 // Before the waiting caller gives its time slice away (more threads than cores).
 constexpr int kSpinsBeforeYield = 20000;
 
@@ -108,6 +99,7 @@ void ThreadPool::work(Worker& worker) {
 }
 
 void CoreSet::run(size_t n, size_t grain, Call call, void* context) const {
+  if (crew_ != nullptr) return crew_->run(n, grain, call, context);
   ThreadPool::Job job{.call = call, .context = context, .n = n, .grain = grain};
   const size_t pieces = (n + grain - 1) / grain;
   const size_t helpers = num_workers_ < pieces - 1 ? num_workers_ : pieces - 1;

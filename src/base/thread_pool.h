@@ -3,7 +3,8 @@
 // A ThreadPool of n threads is the calling thread plus n-1 workers. A CoreSet names some of them: the
 // thread that calls parallel_for, and workers [first, first + size - 1). Two threads may each drive
 // a CoreSet of the same pool at the same time as long as the sets share no worker (semi-PD: prefill
-// and decode); a set may be replaced by a smaller or larger one between two calls.
+// and decode); a set may be replaced by a smaller or larger one between two calls. Where cores must
+// change hands inside a call, the sets come from a CoreShare (core_share.h).
 #pragma once
 
 #include <atomic>
@@ -15,6 +16,7 @@
 
 namespace weft {
 
+class PhaseCrew;  // core_share.h
 class ThreadPool;
 
 class CoreSet {
@@ -30,7 +32,7 @@ class CoreSet {
   void parallel_for(size_t n, size_t grain, Body&& body) const {
     if (n == 0) return;
     if (grain == 0) grain = 1;
-    if (num_workers_ == 0 || n <= grain) {
+    if ((num_workers_ == 0 || n <= grain) && crew_ == nullptr) {
       for (size_t begin = 0; begin < n; begin += grain)
         body(begin, begin + grain < n ? begin + grain : n, size_t{0});
       return;
@@ -42,13 +44,17 @@ class CoreSet {
   }
 
  private:
+  friend class CoreShare;
+  friend class PhaseCrew;
   friend class ThreadPool;
   using Call = void (*)(void* context, size_t begin, size_t end, size_t core);
   CoreSet(ThreadPool* pool, size_t first_worker, size_t num_workers)
       : pool_(pool), first_worker_(first_worker), num_workers_(num_workers) {}
+  CoreSet(PhaseCrew* crew, size_t num_cores) : crew_(crew), num_workers_(num_cores - 1) {}
   void run(size_t n, size_t grain, Call call, void* context) const;
 
   ThreadPool* pool_ = nullptr;
+  PhaseCrew* crew_ = nullptr;  // of a CoreShare, instead of a pool
   size_t first_worker_ = 0;
   size_t num_workers_ = 0;
 };

@@ -1,0 +1,389 @@
+#include "base/core_share.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+#include "base/spin.h"
+
+// Why no wake-up is lost. A sleeper reads its signal, then what it waits for (border, holder,
+// gate), then sleeps unless the signal has changed; whoever changes one of these raises the signal
+// after. Waking is left out in two cases, each safe because stores and loads of border_, holders
+// and gate_ are sequentially consistent, so of two threads that each write one and read the other,
+// one sees:
+// - the core is held by the other phase: its holder lets go, then reads the border, then invites;
+// - a worker's phase has no open job: the driver opens the gate, then reads the border, then wakes.
+namespace weft {
+namespace {
+
+constexpr Phase other(Phase phase) {
+  return phase == Phase::kPrefill ? Phase::kDecode : Phase::kPrefill;
+}
+constexpr uint32_t bit(Phase phase) { return 1u << static_cast<unsigned>(phase); }
+
+std::chrono::nanoseconds steady_now() {
+  return std::chrono::steady_clock::now().time_since_epoch();
+}
+
+std::vector<int> allowed_cpus() {
+  std::vector<int> cpus;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus;
+}
+
+}  // namespace
+
+CoreShare::CoreShare(CoreShareOptions options)
+    : num_cores_(options.num_cores),
+      options_(std::move(options)),
+      cores_(std::make_unique<Core[]>(num_cores_)),
+      border_(Border{0, static_cast<uint32_t>(num_cores_)}) {
+  if (num_cores_ == 0) fail(ErrorKind::kInvalidInput, "phases need at least 1 core to share");
+  if (options_.slice.count() <= 0)
+    fail(ErrorKind::kInvalidInput, "a slice of {} ns; it must be positive", options_.slice.count());
+  if (options_.pin) cpus_ = allowed_cpus();
+  if (cpus_.size() < num_cores_) cpus_.clear();
+  for (size_t core = 0; core < num_cores_; ++core)
+    cores_[core].last.store(core == 0 ? 0 : 1, std::memory_order_relaxed);
+  partition_ = {.prefill_cores = std::max<size_t>(1, num_cores_ / 2),
+                .decode_cores = (num_cores_ + 1) / 2};
+  balance_ns_ = -static_cast<double>(options_.slice.count());  // decode first
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+    crews_[static_cast<size_t>(phase)] = std::make_unique<PhaseCrew>(*this, phase);
+  for (auto& crew : crews_) crew->start();
+}
+
+CoreShare::~CoreShare() {
+  WEFT_ASSERT(!running_[0] && !running_[1]);
+  stop_.store(true);
+  for (auto& crew : crews_) crew.reset();
+}
+
+CoreSet CoreShare::cores(Phase phase) { return CoreSet(&crew(phase), num_cores_); }
+
+void CoreShare::apply(const CorePartition& partition) {
+  const size_t p = partition.prefill_cores, d = partition.decode_cores;
+  if (p > num_cores_ || d > num_cores_)
+    fail(ErrorKind::kInvalidInput, "{} cores for prefill and {} for decode, but there are {}", p, d,
+         num_cores_);
+  if ((p == 0 || d == 0) && !partition.lend)
+    fail(ErrorKind::kInvalidInput, "no cores for {} and none are lent: it could never run",
+         p == 0 ? "prefill" : "decode");
+  const double duty = partition.prefill_duty.value_or(0);
+  if (!(duty >= 0 && duty <= 1))
+    fail(ErrorKind::kInvalidInput, "a duty of {} for prefill, expected 0 to 1", duty);
+  const std::lock_guard lock(mutex_);
+  charge();
+  partition_ = partition;
+  choose_turn();
+  draw_border();
+}
+
+CorePartition CoreShare::partition() const {
+  const std::lock_guard lock(mutex_);
+  return partition_;
+}
+
+bool CoreShare::settled() const {
+  const Border border = border_.load();
+  for (size_t core = 0; core < num_cores_; ++core)
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+      if ((cores_[core].holders.load() & bit(phase)) != 0 && !border.gives(phase, core))
+        return false;
+  return true;
+}
+
+void CoreShare::pin(std::thread::native_handle_type thread, size_t core) const {
+  if (cpus_.empty()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpus_[core], &set);
+  pthread_setaffinity_np(thread, sizeof set, &set);  // refused: the system places the thread
+}
+
+void CoreShare::pin_driver(Phase phase) const { pin(pthread_self(), crew(phase).home_); }
+
+// ---- who may use what: all under mutex_
+
+bool CoreShare::takes_turns() const {
+  return runs(Phase::kPrefill) && runs(Phase::kDecode) && partition_.prefill_duty.has_value() &&
+         partition_.prefill_cores + partition_.decode_cores > num_cores_;
+}
+
+// A token bucket: while both want the common cores, prefill earns `duty` of the time that passes
+// and pays for the time it has them. Time in which one phase ran alone is lent, not counted.
+void CoreShare::charge() {
+  const auto now = options_.now ? options_.now() : steady_now();
+  const auto passed = static_cast<double>((now - charged_until_).count());
+  charged_until_ = now;
+  if (!takes_turns() || !(passed > 0)) return;
+  const double duty = *partition_.prefill_duty, slice = static_cast<double>(options_.slice.count());
+  balance_ns_ += passed * (turn_ == Phase::kPrefill ? duty - 1 : duty);
+  balance_ns_ = std::clamp(balance_ns_, -slice, slice);
+}
+
+void CoreShare::choose_turn() {
+  const double slice = static_cast<double>(options_.slice.count());
+  if (runs(Phase::kPrefill) != runs(Phase::kDecode)) {
+    turn_ = runs(Phase::kPrefill) ? Phase::kPrefill : Phase::kDecode;
+  } else if (turn_ == Phase::kPrefill && balance_ns_ <= -slice) {
+    turn_ = Phase::kDecode;
+  } else if (turn_ == Phase::kDecode && balance_ns_ >= slice) {
+    turn_ = Phase::kPrefill;
+  }
+}
+
+void CoreShare::draw_border() {
+  const auto end = static_cast<uint32_t>(num_cores_);
+  const auto prefill_end = static_cast<uint32_t>(partition_.prefill_cores);
+  const auto decode_begin = static_cast<uint32_t>(num_cores_ - partition_.decode_cores);
+  const bool prefill = runs(Phase::kPrefill), decode = runs(Phase::kDecode);
+  Border border{prefill_end, decode_begin};  // apart, or both at once on what is common
+  if (takes_turns()) {
+    const uint32_t at = turn_ == Phase::kPrefill ? prefill_end : decode_begin;
+    border = {at, at};
+  } else if (!prefill || !decode) {
+    border.prefill_end = !prefill ? 0 : partition_.lend ? end : prefill_end;
+    border.decode_begin = !decode ? end : partition_.lend ? 0 : decode_begin;
+  }
+  taking_turns_.store(takes_turns(), std::memory_order_relaxed);
+  const Border before = border_.exchange(border);
+  for (size_t core = 0; core < num_cores_; ++core)
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+      if (border.gives(phase, core) && !before.gives(phase, core)) invite(phase, core);
+}
+
+void CoreShare::enter(Phase phase) {
+  {
+    const std::lock_guard lock(mutex_);
+    WEFT_ASSERT(!runs(phase));  // one driver at a time
+    charge();
+    running_[static_cast<size_t>(phase)] = true;
+    choose_turn();
+    draw_border();
+  }
+  hold(phase, crew(phase).home_);
+}
+
+void CoreShare::leave(Phase phase) {
+  {
+    const std::lock_guard lock(mutex_);
+    charge();
+    running_[static_cast<size_t>(phase)] = false;
+    choose_turn();
+    draw_border();
+  }
+  let_go(phase, crew(phase).home_);
+}
+
+// The driver of the phase whose turn it is runs, so one of the two drivers always looks.
+void CoreShare::watch_duty() {
+  if (!taking_turns_.load(std::memory_order_relaxed)) return;
+  const std::lock_guard lock(mutex_);
+  charge();
+  const Phase before = turn_;
+  choose_turn();
+  if (turn_ != before) draw_border();
+}
+
+void CoreShare::offer_turn(Phase phase) {
+  {
+    const std::lock_guard lock(mutex_);
+    charge();
+    if (takes_turns() && turn_ == phase) {
+      // Worth it if the other's turn would last a quarter of a slice before it has to give back.
+      const double slice = static_cast<double>(options_.slice.count());
+      const double duty = *partition_.prefill_duty;
+      const bool due = phase == Phase::kDecode ? balance_ns_ + slice >= (1 - duty) * slice / 4
+                                               : slice - balance_ns_ >= duty * slice / 4;
+      if (due) {
+        turn_ = other(phase);
+        draw_border();
+      }
+    }
+  }
+  const size_t home = crew(phase).home_;
+  if (gives(phase, home)) return;
+  let_go(phase, home);
+  hold(phase, home);
+}
+
+// ---- holding cores: lock-free
+
+bool CoreShare::try_hold(Phase phase, size_t core) {
+  const Border border = border_.load();
+  if (!border.gives(phase, core)) return false;
+  Core& c = cores_[core];
+  if (border.gives(other(phase), core)) {
+    c.holders.fetch_or(bit(phase));
+  } else {
+    uint32_t nobody = 0;
+    if (!c.holders.compare_exchange_strong(nobody, bit(phase))) return false;
+  }
+  const auto self = static_cast<uint8_t>(phase);
+  if (c.last.load(std::memory_order_relaxed) != self) {
+    c.last.store(self, std::memory_order_relaxed);
+    core_moves_.fetch_add(1, std::memory_order_relaxed);
+  }
+  return true;
+}
+
+// Never spins: the other phase's thread of this core may be computing on it.
+void CoreShare::hold(Phase phase, size_t core) {
+  std::atomic<uint32_t>& signal = crew(phase).seats_[core].signal;
+  while (true) {
+    const uint32_t seen = signal.load();
+    if (try_hold(phase, core)) return;
+    signal.wait(seen);
+  }
+}
+
+void CoreShare::let_go(Phase phase, size_t core) {
+  cores_[core].holders.fetch_and(~bit(phase));
+  if (gives(other(phase), core)) invite(other(phase), core);
+}
+
+// Wakes the phase's thread of this core if it could do something there.
+void CoreShare::invite(Phase phase, size_t core) {
+  if ((cores_[core].holders.load() & bit(other(phase))) != 0 && !gives(other(phase), core)) return;
+  PhaseCrew& invited = crew(phase);
+  if (core == invited.home_ || (invited.gate_.load() & PhaseCrew::kOpen) != 0) invited.wake(core);
+}
+
+// ---- the threads of one phase
+
+PhaseCrew::PhaseCrew(CoreShare& share, Phase phase)
+    : share_(share),
+      phase_(phase),
+      home_(phase == Phase::kPrefill ? 0 : share.size() - 1),
+      seats_(std::make_unique<Seat[]>(share.size())) {}
+
+void PhaseCrew::start() {
+  for (size_t core = 0; core < share_.size(); ++core) {
+    if (core == home_) continue;
+    seats_[core].thread = std::thread([this, core] { work(core); });
+    share_.pin(seats_[core].thread.native_handle(), core);
+  }
+}
+
+PhaseCrew::~PhaseCrew() {
+  for (size_t core = 0; core < share_.size(); ++core) {
+    if (!seats_[core].thread.joinable()) continue;
+    wake(core);
+    seats_[core].thread.join();
+  }
+}
+
+void PhaseCrew::wake(size_t core) {
+  seats_[core].signal.fetch_add(1);
+  seats_[core].signal.notify_one();
+}
+
+void PhaseCrew::work(size_t core) {
+  uint32_t finished = 0;  // number of the last job that this worker saw without pieces
+  while (true) {
+    const uint32_t seen = seats_[core].signal.load();
+    if (share_.stop_.load()) return;
+    if (has_job(finished) && share_.try_hold(phase_, core)) {
+      while (help(core, finished) && await_job(core, finished)) {
+      }
+      share_.let_go(phase_, core);
+      continue;
+    }
+    seats_[core].signal.wait(seen);
+  }
+}
+
+bool PhaseCrew::has_job(uint32_t finished) const {
+  const uint32_t gate = gate_.load();
+  return (gate & kOpen) != 0 && (gate & kNumber) != finished;
+}
+
+// False: the core went to the other phase.
+bool PhaseCrew::help(size_t core, uint32_t& finished) {
+  uint32_t gate = gate_.load();
+  do {
+    if ((gate & kOpen) == 0 || (gate & kNumber) == finished) return true;
+  } while (!gate_.compare_exchange_weak(gate, gate + 1));
+  const bool no_pieces_left = take_pieces(core);
+  if (no_pieces_left) finished = gate & kNumber;
+  const uint32_t left = gate_.fetch_sub(1) - 1;
+  if ((left & (kOpen | kInside)) == 0)
+    gate_.notify_one();  // the driver waits for this worker alone
+  return no_pieces_left;
+}
+
+// Holding the core, waits a little for the next parallel_for.
+bool PhaseCrew::await_job(size_t core, uint32_t finished) const {
+  for (int spin = 0; spin < kSpinsBeforeSleep; ++spin) {
+    if (!share_.gives(phase_, core)) return false;
+    if (has_job(finished)) return true;
+    pause_core();
+  }
+  return false;
+}
+
+// True: no pieces are left. False: the core went to the other phase.
+bool PhaseCrew::take_pieces(size_t core) {
+  while (true) {
+    if (core == home_) share_.watch_duty();
+    if (!share_.gives(phase_, core)) return false;
+    const size_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
+    if (begin >= n_) return true;
+    try {
+      call_(context_, begin, begin + grain_ < n_ ? begin + grain_ : n_, core);
+    } catch (...) {
+      if (!failed_.exchange(true)) error_ = std::current_exception();
+      next_.store(n_, std::memory_order_relaxed);  // nobody need start another piece
+      return true;
+    }
+  }
+}
+
+void PhaseCrew::run(size_t n, size_t grain, CoreSet::Call call, void* context) {
+  // Written by this thread alone, so read without the mutex.
+  WEFT_ASSERT(share_.running_[static_cast<size_t>(phase_)]);
+  call_ = call;
+  context_ = context;
+  n_ = n;
+  grain_ = grain;
+  next_.store(0, std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
+  const size_t pieces = (n + grain - 1) / grain;
+  if (pieces > 1 && share_.size() > 1) {
+    gate_.store(((gate_.load(std::memory_order_relaxed) + kNumberStep) & kNumber) | kOpen);
+    size_t wanted = pieces - 1;
+    for (size_t i = 1; i < share_.size() && wanted != 0; ++i) {
+      const size_t core = home_ == 0 ? i : home_ - i;
+      if (!share_.gives(phase_, core)) continue;  // invited when the border moves
+      wake(core);
+      --wanted;
+    }
+  }
+  while (!take_pieces(home_)) {
+    share_.let_go(phase_, home_);
+    share_.hold(phase_, home_);
+  }
+  uint32_t gate = gate_.fetch_and(~kOpen) & ~kOpen;
+  for (int spin = 0; (gate & kInside) != 0; ++spin) {  // for at most one piece
+    if (spin < kSpinsBeforeSleep) {
+      pause_core();
+    } else {
+      gate_.wait(gate);
+    }
+    gate = gate_.load();
+  }
+  if (failed_.load(std::memory_order_relaxed))
+    std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+}  // namespace weft
