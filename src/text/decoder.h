@@ -34,6 +34,7 @@ struct DecodeRequest {
   size_t num_generated = 0;
   bool want_logprobs = false;
   size_t num_top_logprobs = 0;
+  uint64_t prefix_scope = 0;  // prompts reuse what the cache keeps of requests in the same scope
 };
 
 struct DecodedToken {
@@ -57,11 +58,16 @@ class Decoder {
   struct StepPlan {
     size_t max_prompt_tokens = 512;  // of all requests still in prefill, in this step; at least 1
     bool advance_prompts = true, advance_answers = true;  // requests in prefill; the others
+    // Requests in prefill in the order in which they get those tokens; none given: as started.
+    std::span<const RequestId> prompt_order = {};
+    // Of the cache, left by prompts for the answers of others.
+    size_t keep_free_tokens = 0;
   };
   // Advances every started request by one piece of prompt or one token, in one forward pass. Gives
   // the tokens that were sampled, valid until the next call; `prompt_tokens_left` of a request
-  // tells whether it is still in prefill. kOutOfResources: the cache has no room for the step;
-  // nothing has changed, and it can be tried again once a request is finished.
+  // tells whether it is still in prefill. A prompt that the cache has no room for waits while others
+  // go on. kOutOfResources: there is no room for an answer's token, or for any prompt; nothing has
+  // changed, and it can be tried again once a request is finished.
   virtual std::span<const DecodedToken> step(const StepPlan& plan) = 0;
 
   virtual size_t prompt_tokens_left(RequestId id) const = 0;
@@ -72,17 +78,34 @@ class Decoder {
   virtual size_t free_tokens() const = 0;
 };
 
+// A request between two decoders, with its pages in the pool that they share.
+class DetachedRequest {
+ public:
+  virtual ~DetachedRequest() = default;  // gives the pages back
+};
+
+// A decoder whose requests can move to another one over the same model and pool, at any time between
+// two steps. No page is copied, and the answer is the same.
+class PlainDecoder : public Decoder {
+ public:
+  virtual std::unique_ptr<DetachedRequest> detach(RequestId id) = 0;
+  virtual void attach(std::unique_ptr<DetachedRequest> request) = 0;
+};
+
 struct PlainDecoderOptions {
   kernels::KvFormat kv_format = kernels::KvFormat::kF16;
-  size_t capacity_tokens = 4096;  // KV cache, all requests together
+  size_t capacity_tokens = 4096;     // KV cache, all requests together
   size_t context_length = SIZE_MAX;  // of one request, at most
-  // Finished requests whose pages stay until they are needed: a new prompt that begins like one of
-  // them (a chat's next turn) skips what is there. 0: none.
-  size_t kept_prefixes = 4;
+  // A finished request's full pages stay until their room is needed: a prompt that begins like it (a
+  // chat's next turn, the same instructions) skips what is there.
+  bool keep_prefixes = true;
+  // Instead of a pool of its own with the format and capacity above.
+  std::shared_ptr<KvPool> pool = nullptr;
 };
 
 // A request's context is the smallest of the model's, the option's and the cache's capacity.
-std::unique_ptr<Decoder> make_plain_decoder(std::shared_ptr<const models::LanguageModel> model,
-                                            const PlainDecoderOptions& options, CoreSet cores);
+std::unique_ptr<PlainDecoder> make_plain_decoder(
+    std::shared_ptr<const models::LanguageModel> model, const PlainDecoderOptions& options,
+    CoreSet cores);
 
 }  // namespace weft::text

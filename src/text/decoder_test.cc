@@ -36,15 +36,17 @@ std::vector<DecodeRequest> requests() {
   return out;
 }
 
+size_t full_pages(size_t tokens) { return tokens / kernels::kPageTokens * kernels::kPageTokens; }
+
 using Answers = std::map<RequestId, std::vector<Token>>;
 
 // Starts the requests one step after another and steps until all are done.
 Answers run(const std::shared_ptr<const models::LanguageModel>& model,
             const std::vector<DecodeRequest>& requests, size_t chunk, size_t threads = 1,
-            size_t kept_prefixes = 0) {
+            bool keep_prefixes = false) {
   ThreadPool pool(threads);
   const auto decoder = make_plain_decoder(
-      model, {.capacity_tokens = 1024, .kept_prefixes = kept_prefixes}, pool.cores());
+      model, {.capacity_tokens = 1024, .keep_prefixes = keep_prefixes}, pool.cores());
   Answers answers;
   size_t started = 0, done = 0;
   while (done < requests.size()) {
@@ -81,10 +83,10 @@ TEST(plain_decoder, a_batch_equals_each_request_alone) {
 
 TEST(plain_decoder, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
   const auto model = load("qwen2");
-  for (const size_t kept_prefixes : {0, 4}) {
+  for (const bool keep_prefixes : {false, true}) {
     for (const DecodeRequest& request : requests()) {
       const std::vector<Token> whole = run(model, {request}, 512)[0];
-      const auto decoder = make_plain_decoder(model, {.kept_prefixes = kept_prefixes}, CoreSet());
+      const auto decoder = make_plain_decoder(model, {.keep_prefixes = keep_prefixes}, CoreSet());
       DecodeRequest rest = request;
       std::vector<Token> got;
       while (got.size() < request.max_tokens) {
@@ -99,14 +101,14 @@ TEST(plain_decoder, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
         rest.max_tokens = request.max_tokens - got.size();
         decoder->finish(9);
       }
-      EXPECT_EQ(got, whole) << kept_prefixes << " kept prefixes";
+      EXPECT_EQ(got, whole) << "keep_prefixes " << keep_prefixes;
     }
   }
 }
 
 TEST(plain_decoder, a_prompt_that_begins_like_an_earlier_one_skips_what_is_there) {
   const auto model = load("qwen3");
-  const auto decoder = make_plain_decoder(model, {.kept_prefixes = 2}, CoreSet());
+  const auto decoder = make_plain_decoder(model, {}, CoreSet());
   DecodeRequest request = requests()[3];
   request.max_tokens = 10;
   const auto answer = [&](RequestId id) {
@@ -121,8 +123,7 @@ TEST(plain_decoder, a_prompt_that_begins_like_an_earlier_one_skips_what_is_there
   const std::vector<Token> first = answer(1);
 
   decoder->start(2, request);
-  EXPECT_EQ(decoder->reused_prompt_tokens(2), request.prompt.size() - 1);
-  EXPECT_EQ(decoder->prompt_tokens_left(2), 1u);
+  EXPECT_EQ(decoder->reused_prompt_tokens(2), full_pages(request.prompt.size() - 1));
   EXPECT_EQ(answer(2), first) << "the same prompt, the same answer";
 
   DecodeRequest next =
@@ -130,9 +131,77 @@ TEST(plain_decoder, a_prompt_that_begins_like_an_earlier_one_skips_what_is_there
   next.prompt.insert(next.prompt.end(), first.begin(), first.end());
   next.prompt.push_back(3);
   decoder->start(3, next);
-  EXPECT_EQ(decoder->reused_prompt_tokens(3), next.prompt.size() - 2);
+  EXPECT_EQ(decoder->reused_prompt_tokens(3), full_pages(next.prompt.size() - 2));
+  EXPECT_GT(decoder->reused_prompt_tokens(3), 0u);
   const std::vector<Token> with_reuse = answer(3);
   EXPECT_EQ(with_reuse, run(model, {next}, 512)[0]);
+}
+
+TEST(plain_decoder, prefixes_are_shared_while_they_are_made_and_only_within_a_scope) {
+  const auto model = load("qwen3");
+  const auto decoder = make_plain_decoder(model, {.capacity_tokens = 512}, CoreSet());
+  DecodeRequest request = requests()[3];
+  request.max_tokens = 6;
+  request.prompt.resize(100, 7);
+  decoder->start(1, request);
+  decoder->step({.max_prompt_tokens = 70});
+  const size_t free_before = decoder->free_tokens();
+  decoder->start(2, request);
+  EXPECT_EQ(decoder->reused_prompt_tokens(2), 64u) << "of the 70 that the first has read";
+  EXPECT_EQ(decoder->free_tokens(), free_before);
+  request.prefix_scope = 1;
+  decoder->start(3, request);
+  EXPECT_EQ(decoder->reused_prompt_tokens(3), 0u) << "another scope";
+  Answers answers;
+  while (answers[3].size() < 6)
+    for (const DecodedToken& token : decoder->step({.max_prompt_tokens = 9}))
+      answers[token.request].push_back(token.sampled.token);
+  EXPECT_EQ(answers[2], answers[1]);
+  EXPECT_EQ(answers[3], answers[1]);
+}
+
+// Two loops over one pool, as in semi-PD: after its prompt each request moves to the other decoder.
+TEST(plain_decoder, a_request_goes_on_in_another_decoder_of_the_same_pool) {
+  const auto model = load("llama3_tied");
+  auto pool = std::make_shared<KvPool>(KvCacheOptions{.num_layers = model->config().num_layers,
+                                                      .shape = model->kv_shape(),
+                                                      .capacity_tokens = 512});
+  const auto all = requests();
+  Answers got;
+  {
+    const auto prefill = make_plain_decoder(model, {.pool = pool}, CoreSet());
+    const auto decode = make_plain_decoder(model, {.pool = pool}, CoreSet());
+    for (RequestId id = 0; id < all.size(); ++id) {
+      prefill->start(id, all[id]);
+      while (prefill->prompt_tokens_left(id) != 0)
+        for (const DecodedToken& token : prefill->step({.max_prompt_tokens = 11}))
+          got[token.request].push_back(token.sampled.token);
+      const size_t free_before = prefill->free_tokens();
+      decode->attach(prefill->detach(id));
+      EXPECT_EQ(decode->free_tokens(), free_before) << "no page is copied";
+      for (const DecodedToken& token : decode->step({})) {
+        got[token.request].push_back(token.sampled.token);
+        if (token.last) decode->finish(token.request);
+      }
+    }
+    for (bool more = true; more;) {
+      more = false;
+      std::vector<RequestId> ended;
+      for (const DecodedToken& token : decode->step({})) {
+        more = true;
+        got[token.request].push_back(token.sampled.token);
+        if (token.last) ended.push_back(token.request);
+      }
+      for (const RequestId id : ended) decode->finish(id);
+    }
+    prefill->start(99, all[1]);  // left behind: the pages come back
+    prefill->step({});
+    const auto on_its_way = prefill->detach(99);
+  }
+  for (RequestId id = 0; id < all.size(); ++id)
+    EXPECT_EQ(got[id], run(model, {all[id]}, 512)[0]) << id;
+  EXPECT_EQ(pool->free_tokens(), pool->capacity_tokens());
+  EXPECT_EQ(pool->audit(), "");
 }
 
 TEST(plain_decoder, requests_end_at_their_limit_or_the_contexts) {
@@ -161,7 +230,7 @@ TEST(plain_decoder, a_full_cache_says_so_and_changes_nothing) {
   const auto model = load("llama_linear");
   const auto all = requests();
   const auto decoder =
-      make_plain_decoder(model, {.capacity_tokens = 64, .kept_prefixes = 0}, CoreSet());
+      make_plain_decoder(model, {.capacity_tokens = 64, .keep_prefixes = false}, CoreSet());
   decoder->start(0, all[2]);  // 32 tokens of prompt: a page, and a second one for the answer
   decoder->start(1, all[1]);
   std::vector<Token> got;
@@ -186,7 +255,7 @@ TEST(plain_decoder, kept_prefixes_make_room) {
   const auto model = load("llama_linear");
   const auto all = requests();
   const auto decoder =
-      make_plain_decoder(model, {.capacity_tokens = 64, .kept_prefixes = 8}, CoreSet());
+      make_plain_decoder(model, {.capacity_tokens = 64}, CoreSet());
   for (RequestId id = 0; id < 5; ++id) {
     decoder->start(id, all[id]);
     std::vector<Token> got;

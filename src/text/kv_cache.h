@@ -1,37 +1,49 @@
-// The paged KV cache: sequences of pages (kernels::kPageTokens tokens each, one page per layer),
-// taken from one pool of fixed size, shared between sequences by reference count (prefix reuse) and
-// copied on write. Each page carries its own format, so that a storage policy may later narrow some
-// of them.
+// The paged KV cache: sequences of pages (kernels::kPageTokens tokens each, one page per layer), taken
+// from a pool of fixed size, shared between sequences by reference count (prefix reuse) and copied
+// on write. Each page carries its own format, so that a storage policy may later narrow some of
+// them.
 //
 // A sequence writes only where it has reserved room: reserve() is where pages are taken from the
 // pool and shared ones copied, so append() cannot fail. Room ends with a fork or truncate of the
 // sequence; pages already taken stay with it and serve the next reserve().
 //
 // Pool memory becomes resident when it is first written, some hundred tokens' worth at a time.
-// Steady-state decode allocates nothing. Owned and used by one engine thread.
+// Steady-state decode allocates nothing. Owned and used by one engine thread; a sequence may move to
+// another cache over the same pool.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "base/buffer.h"
 #include "kernels/kv_view.h"
+#include "text/kv_pool.h"
 
 namespace weft::text {
 
 using SequenceId = size_t;
 
-struct KvCacheOptions {
-  size_t num_layers = 0;
-  kernels::KvShape shape;
-  kernels::KvFormat format = kernels::KvFormat::kF16;
-  size_t capacity_tokens = 0;  // rounded up to whole pages; shared by all sequences
+// What a cache knows of a sequence. Its blocks are in the pool: it must go back to a cache.
+struct KvSequence {
+  bool live = false;
+  size_t room = 0;                     // positions below it may be written
+  std::vector<size_t> layer_length;    // tokens stored, per layer
+  std::vector<KvBlock> blocks;         // block of each page
+  std::vector<kernels::KvPage> pages;  // (num_layers, pages_per_layer); blocks.size() are set
+  size_t pages_per_layer = 0;
+  std::vector<KvPool::PrefixNode> kept;  // of the first blocks, those kept as a prefix
+  KvPool::PrefixNode before;             // what the first of them follows
+  bool keeps = true;                     // false: what came before is not kept any more
 };
 
 class KvCache final : public kernels::KvStore {
  public:
-  explicit KvCache(const KvCacheOptions& options);  // kOutOfResources says how much is needed
+  explicit KvCache(std::shared_ptr<KvPool> pool);
+  explicit KvCache(const KvCacheOptions& options) : KvCache(std::make_shared<KvPool>(options)) {}
+  ~KvCache() override;
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
 
   SequenceId create();
   // A sequence that begins with the first `num_tokens` (<= length) of `source`. It shares all their
@@ -41,49 +53,42 @@ class KvCache final : public kernels::KvStore {
   // Drops tokens from the end (rejected drafts, edited chats), down to `num_tokens` <= length.
   void truncate(SequenceId sequence, size_t num_tokens);
 
-  // Room for `num_tokens` more; false (and nothing changed) when the pool has too few free pages.
-  [[nodiscard]] bool reserve(SequenceId sequence, size_t num_tokens);
+  // A sequence that begins with what the pool keeps of `tokens`, in whole pages.
+  SequenceId create_from_prefix(uint64_t scope, std::span<const Token> tokens);
+  // Keeps the sequence's full pages for create_from_prefix(). `tokens`: those stored, at least.
+  void keep_prefix(SequenceId sequence, uint64_t scope, std::span<const Token> tokens);
+
+  // Room for `num_tokens` more; false (and nothing changed) when the pool has too few free pages, or
+  // would have fewer than `keep_free_tokens` left.
+  [[nodiscard]] bool reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens = 0);
+
+  // Out of this cache, into another over the same pool. No page is copied.
+  KvSequence take_out(SequenceId sequence);
+  SequenceId put_in(KvSequence sequence);
 
   size_t length(SequenceId sequence) const;  // tokens that all layers have
-  size_t free_tokens() const;                // in whole free pages
-  size_t capacity_tokens() const;
-  size_t bytes() const;  // of the pool, resident or not
+  size_t free_tokens() const { return pool_->free_tokens(); }
+  size_t capacity_tokens() const { return pool_->capacity_tokens(); }
+  size_t bytes() const { return pool_->bytes(); }
+  const std::shared_ptr<KvPool>& pool() const { return pool_; }
 
   void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
               const float* k, const float* v, size_t stride) override;
   kernels::KvView view(size_t layer, size_t sequence) const override;
 
  private:
-  struct Sequence {
-    bool live = false;
-    size_t room = 0;                     // positions below it may be written
-    std::vector<size_t> layer_length;    // tokens stored, per layer
-    std::vector<uint32_t> blocks;        // block of each page
-    std::vector<kernels::KvPage> pages;  // (num_layers, pages_per_layer); blocks.size() are set
-    size_t pages_per_layer = 0;
-  };
+  KvSequence& get(SequenceId sequence);
+  const KvSequence& get(SequenceId sequence) const;
+  SequenceId unused_slot();
+  void grow_page_table(KvSequence& s, size_t num_pages);
+  void set_page(KvSequence& s, size_t index, KvBlock block);
+  void keep_pages(KvSequence& s, size_t num_pages);
 
-  Sequence& get(SequenceId sequence);
-  const Sequence& get(SequenceId sequence) const;
-  uint8_t* page(size_t layer, uint32_t block);  // its first head
-  uint32_t take_block();
-  void drop_block(uint32_t number);
-  void grow_page_table(Sequence& s, size_t num_pages);
-  void set_page(Sequence& s, size_t index, uint32_t block);
-  void keep_pages(Sequence& s, size_t num_pages);
-
-  KvCacheOptions options_;
-  size_t page_bytes_ = 0;   // one layer
-  size_t block_bytes_ = 0;  // all layers
-  size_t head_bytes_ = 0;   // of a page: one head's keys and values
-  size_t head_stride_ = 0;  // from head to head
-  // (runs of kRunBlocks blocks, num_layers, num_kv_heads, block of the run, keys and values):
-  // attention walks along one head of one layer, and memory becomes resident run by run.
-  Buffer pool_;
-  std::vector<uint32_t> references_;  // per block
-  std::vector<uint32_t> free_;        // stack of block numbers
-  std::vector<Sequence> sequences_;
+  std::shared_ptr<KvPool> pool_;
+  const KvCacheOptions& options_;  // the pool's
+  std::vector<KvSequence> sequences_;
   std::vector<SequenceId> unused_;  // slots of sequences_ to use again
+  std::vector<KvBlock> taken_;      // of one reserve()
 };
 
 }  // namespace weft::text

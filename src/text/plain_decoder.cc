@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <deque>
 #include <utility>
 
 #include "base/buffer.h"
@@ -23,39 +22,47 @@ struct Request {
   size_t num_top_logprobs;
   SequenceId sequence;
   size_t stored;  // tokens in the cache
-  size_t reused;  // of them, taken from another request
+  size_t reused;  // of them, found in the cache
+  uint64_t prefix_scope;
   bool done = false;
 
   size_t num_sampled() const { return tokens.size() - num_prompt + num_generated; }
   size_t prompt_left() const { return stored < num_prompt ? num_prompt - stored : 0; }
 };
 
-// A finished request's pages, kept for prompts that begin alike.
-struct Prefix {
-  SequenceId sequence;
-  std::vector<Token> tokens;  // those stored
+class Detached final : public DetachedRequest {
+ public:
+  Detached(Request request, KvSequence sequence, std::shared_ptr<KvPool> pool)
+      : request_(std::move(request)), sequence_(std::move(sequence)), pool_(std::move(pool)) {}
+  ~Detached() override {
+    if (sequence_.live) pool_->drop(sequence_.blocks);
+  }
+
+  Request request_;
+  KvSequence sequence_;
+  std::shared_ptr<KvPool> pool_;
 };
 
-size_t common_prefix(std::span<const Token> a, std::span<const Token> b) {
-  const size_t shorter = std::min(a.size(), b.size());
-  return static_cast<size_t>(
-      std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(shorter), b.begin()).first -
-      a.begin());
+std::shared_ptr<KvPool> make_pool(const models::LanguageModel& model,
+                                  const PlainDecoderOptions& options) {
+  if (options.pool != nullptr) return options.pool;
+  return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model.config().num_layers,
+                                                 .shape = model.kv_shape(),
+                                                 .format = options.kv_format,
+                                                 .capacity_tokens = options.capacity_tokens});
 }
 
-class PlainDecoder final : public Decoder {
+class BatchDecoder final : public PlainDecoder {
  public:
-  PlainDecoder(std::shared_ptr<const models::LanguageModel> model,
+  BatchDecoder(std::shared_ptr<const models::LanguageModel> model,
                const PlainDecoderOptions& options, CoreSet cores)
       : model_(std::move(model)),
         cores_(cores),
-        kept_prefixes_(options.kept_prefixes),
+        keep_prefixes_(options.keep_prefixes),
+        cache_(make_pool(*model_, options)),
         context_length_(std::min({model_->config().context_length, options.context_length,
-                                  options.capacity_tokens})),
-        cache_({.num_layers = model_->config().num_layers,
-                .shape = model_->kv_shape(),
-                .format = options.kv_format,
-                .capacity_tokens = options.capacity_tokens}),
+                                  options.pool != nullptr ? cache_.capacity_tokens()
+                                                          : options.capacity_tokens})),
         workspace_(model_->make_workspace()) {}
 
   void start(RequestId id, DecodeRequest request) override;
@@ -64,34 +71,36 @@ class PlainDecoder final : public Decoder {
   size_t prompt_tokens_left(RequestId id) const override { return get(id).prompt_left(); }
   size_t reused_prompt_tokens(RequestId id) const override { return get(id).reused; }
   size_t context_length() const override { return context_length_; }
-  size_t free_tokens() const override;
+  size_t free_tokens() const override { return cache_.free_tokens(); }
+  std::unique_ptr<DetachedRequest> detach(RequestId id) override;
+  void attach(std::unique_ptr<DetachedRequest> request) override;
 
  private:
-  const Request& get(RequestId id) const;
+  const Request& get(RequestId id) const { return requests_[index_of(id)]; }
   void check(RequestId id, const DecodeRequest& request) const;
-  std::pair<SequenceId, size_t> sequence_for(std::span<const Token> prompt);
+  size_t index_of(RequestId id) const;
   void plan_batch(const StepPlan& plan);
-  void reserve_batch();
-  void drop_oldest_prefix();
+  bool add_input(size_t index, size_t count, size_t keep_free_tokens);
+  [[noreturn]] void fail_for_room() const;
   void sample(Request& request, std::span<float> logits);
 
   std::shared_ptr<const models::LanguageModel> model_;
   CoreSet cores_;
-  size_t kept_prefixes_;
-  size_t context_length_;
+  bool keep_prefixes_;
   KvCache cache_;
+  size_t context_length_;
   std::unique_ptr<models::Workspace> workspace_;
   std::vector<Request> requests_;  // in the order they were started
-  std::deque<Prefix> prefixes_;    // oldest first
 
   // Of one step, kept to allocate nothing in the next.
-  std::vector<size_t> advanced_;  // requests_ that the batch advances
+  std::vector<size_t> in_prefill_;  // requests_, in the plan's order
+  std::vector<size_t> advanced_;    // requests_ that the batch advances
   std::vector<SequenceInput> batch_;
   std::vector<DecodedToken> decoded_;
   Scratch<float> logits_;
 };
 
-void PlainDecoder::check(RequestId id, const DecodeRequest& request) const {
+void BatchDecoder::check(RequestId id, const DecodeRequest& request) const {
   for (const Request& other : requests_) WEFT_ASSERT(other.id != id);
   if (request.prompt.empty())
     fail(ErrorKind::kInvalidInput, "the prompt is empty: give at least one token");
@@ -107,11 +116,16 @@ void PlainDecoder::check(RequestId id, const DecodeRequest& request) const {
            vocab_size);
 }
 
-void PlainDecoder::start(RequestId id, DecodeRequest request) {
+void BatchDecoder::start(RequestId id, DecodeRequest request) {
   check(id, request);
   Sampler sampler(request.sampling, request.random_stream);
-  const auto [sequence, reused] = sequence_for(request.prompt);
   const size_t num_prompt = request.prompt.size();
+  // All but its last token at most: that one makes the first logits.
+  const auto usable = std::span<const Token>(request.prompt).first(num_prompt - 1);
+  const SequenceId sequence = keep_prefixes_
+                                  ? cache_.create_from_prefix(request.prefix_scope, usable)
+                                  : cache_.create();
+  const size_t reused = cache_.length(sequence);
   // A step appends its token without growing anything.
   request.prompt.reserve(num_prompt + std::min(request.max_tokens, context_length_ - num_prompt));
   requests_.push_back({.id = id,
@@ -125,47 +139,36 @@ void PlainDecoder::start(RequestId id, DecodeRequest request) {
                        .sequence = sequence,
                        .stored = reused,
                        .reused = reused,
+                       .prefix_scope = request.prefix_scope,
                        .done = request.num_generated >= request.max_tokens});
 }
 
-// A new sequence that begins with what the cache already has of the prompt, all but its last token
-// at most: that one makes the first logits.
-std::pair<SequenceId, size_t> PlainDecoder::sequence_for(std::span<const Token> prompt) {
-  const auto usable = prompt.first(prompt.size() - 1);
-  SequenceId source = 0;
-  size_t longest = 0;
-  const auto consider = [&](SequenceId sequence, std::span<const Token> stored) {
-    const size_t length = common_prefix(stored, usable);
-    if (length > longest) {
-      longest = length;
-      source = sequence;
-    }
-  };
-  for (const Prefix& prefix : prefixes_) consider(prefix.sequence, prefix.tokens);
-  if (kept_prefixes_ != 0)
-    for (const Request& r : requests_) consider(r.sequence, std::span(r.tokens).first(r.stored));
-  if (longest == 0) return {cache_.create(), 0};
-  return {cache_.fork(source, longest), longest};
+void BatchDecoder::finish(RequestId id) {
+  const size_t index = index_of(id);
+  cache_.release(requests_[index].sequence);
+  requests_.erase(requests_.begin() + static_cast<ptrdiff_t>(index));
 }
 
-void PlainDecoder::finish(RequestId id) {
-  const auto it = requests_.begin() + (&get(id) - requests_.data());
-  if (kept_prefixes_ != 0 && it->stored != 0) {
-    if (prefixes_.size() == kept_prefixes_) drop_oldest_prefix();
-    it->tokens.resize(it->stored);
-    prefixes_.push_back({it->sequence, std::move(it->tokens)});
-  } else {
-    cache_.release(it->sequence);
-  }
-  requests_.erase(it);
+std::unique_ptr<DetachedRequest> BatchDecoder::detach(RequestId id) {
+  const size_t index = index_of(id);
+  Request request = std::move(requests_[index]);
+  requests_.erase(requests_.begin() + static_cast<ptrdiff_t>(index));
+  KvSequence sequence = cache_.take_out(request.sequence);
+  return std::make_unique<Detached>(std::move(request), std::move(sequence), cache_.pool());
 }
 
-std::span<const DecodedToken> PlainDecoder::step(const StepPlan& plan) {
+void BatchDecoder::attach(std::unique_ptr<DetachedRequest> request) {
+  auto& detached = static_cast<Detached&>(*request);
+  WEFT_ASSERT(detached.pool_ == cache_.pool());
+  detached.request_.sequence = cache_.put_in(std::exchange(detached.sequence_, {}));
+  requests_.push_back(std::move(detached.request_));
+}
+
+std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
   WEFT_ASSERT(plan.max_prompt_tokens != 0);
   decoded_.clear();
   plan_batch(plan);
   if (batch_.empty()) return decoded_;
-  reserve_batch();
 
   const size_t vocab_size = model_->config().vocab_size;
   const auto num_wanted =
@@ -175,8 +178,11 @@ std::span<const DecodedToken> PlainDecoder::step(const StepPlan& plan) {
   float* const logits = logits_.need(num_wanted * vocab_size);
   model_->forward(batch_, cache_, logits, *workspace_, cores_);
 
-  for (size_t i = 0; i < batch_.size(); ++i)
-    requests_[advanced_[i]].stored += batch_[i].tokens.size();
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    Request& r = requests_[advanced_[i]];
+    r.stored += batch_[i].tokens.size();
+    if (keep_prefixes_) cache_.keep_prefix(r.sequence, r.prefix_scope, r.tokens);
+  }
   size_t row = 0;
   for (size_t i = 0; i < batch_.size(); ++i)
     if (batch_[i].logits != LogitsWanted::kNone)
@@ -184,51 +190,53 @@ std::span<const DecodedToken> PlainDecoder::step(const StepPlan& plan) {
   return decoded_;
 }
 
-// One piece of prompt, or the last token, of every request that goes on.
-void PlainDecoder::plan_batch(const StepPlan& plan) {
+// One piece of prompt, or the last token, of every request that goes on, with room for it.
+void BatchDecoder::plan_batch(const StepPlan& plan) {
   advanced_.clear();
   batch_.clear();
-  size_t prompt_budget = plan.max_prompt_tokens;
+  in_prefill_.clear();
   for (size_t i = 0; i < requests_.size(); ++i) {
     const Request& r = requests_[i];
     if (r.done) continue;
-    size_t count = 1;
-    const size_t left = r.prompt_left();
-    if (left != 0 ? !plan.advance_prompts : !plan.advance_answers) continue;
-    if (left != 0) {
-      count = std::min(left, prompt_budget);
-      if (count == 0) continue;
-      prompt_budget -= count;
-    }
-    const bool ends_prompt = r.stored + count == r.tokens.size();
-    advanced_.push_back(i);
-    batch_.push_back({.sequence = r.sequence,
-                      .tokens = std::span(r.tokens).subspan(r.stored, count),
-                      .first_position = r.stored,
-                      .logits = ends_prompt ? LogitsWanted::kLast : LogitsWanted::kNone});
+    if (r.prompt_left() != 0)
+      in_prefill_.push_back(i);
+    else if (plan.advance_answers && !add_input(i, 1, 0))
+      fail_for_room();
   }
-}
-
-// Room for the whole batch, at the expense of kept prefixes if need be.
-void PlainDecoder::reserve_batch() {
-  for (const SequenceInput& input : batch_) {
-    while (!cache_.reserve(input.sequence, input.tokens.size())) {
-      if (prefixes_.empty())
-        fail(ErrorKind::kOutOfResources,
-             "the KV cache is full: {} requests share its {} tokens. Finish one, or start with "
-             "room for more tokens.",
-             requests_.size(), cache_.capacity_tokens());
-      drop_oldest_prefix();
-    }
+  if (!plan.advance_prompts) return;
+  if (!plan.prompt_order.empty()) {
+    in_prefill_.clear();
+    for (const RequestId id : plan.prompt_order) in_prefill_.push_back(index_of(id));
   }
+  size_t budget = plan.max_prompt_tokens;
+  for (const size_t i : in_prefill_) {
+    const size_t count = std::min(requests_[i].prompt_left(), budget);
+    if (count != 0 && add_input(i, count, plan.keep_free_tokens)) budget -= count;
+  }
+  if (batch_.empty() && !in_prefill_.empty()) fail_for_room();
 }
 
-void PlainDecoder::drop_oldest_prefix() {
-  cache_.release(prefixes_.front().sequence);
-  prefixes_.pop_front();
+// False: there is no room for it.
+bool BatchDecoder::add_input(size_t index, size_t count, size_t keep_free_tokens) {
+  const Request& r = requests_[index];
+  if (!cache_.reserve(r.sequence, count, keep_free_tokens)) return false;
+  const bool ends_prompt = r.stored + count == r.tokens.size();
+  advanced_.push_back(index);
+  batch_.push_back({.sequence = r.sequence,
+                    .tokens = std::span(r.tokens).subspan(r.stored, count),
+                    .first_position = r.stored,
+                    .logits = ends_prompt ? LogitsWanted::kLast : LogitsWanted::kNone});
+  return true;
 }
 
-void PlainDecoder::sample(Request& request, std::span<float> logits) {
+void BatchDecoder::fail_for_room() const {
+  fail(ErrorKind::kOutOfResources,
+       "the KV cache is full: {} requests share its {} tokens. Finish one, or start with room for "
+       "more tokens.",
+       requests_.size(), cache_.capacity_tokens());
+}
+
+void BatchDecoder::sample(Request& request, std::span<float> logits) {
   DecodedToken& out = decoded_.emplace_back();
   out.request = request.id;
   try {
@@ -243,25 +251,19 @@ void PlainDecoder::sample(Request& request, std::span<float> logits) {
   out.last = request.done;
 }
 
-size_t PlainDecoder::free_tokens() const {
-  size_t in_use = 0;
-  for (const Request& r : requests_)
-    in_use += (r.stored + kernels::kPageTokens - 1) / kernels::kPageTokens * kernels::kPageTokens;
-  return cache_.capacity_tokens() - std::min(in_use, cache_.capacity_tokens());
-}
-
-const Request& PlainDecoder::get(RequestId id) const {
+size_t BatchDecoder::index_of(RequestId id) const {
   const auto it = std::find_if(requests_.begin(), requests_.end(),
                                [id](const Request& r) { return r.id == id; });
   WEFT_ASSERT(it != requests_.end());
-  return *it;
+  return static_cast<size_t>(it - requests_.begin());
 }
 
 }  // namespace
 
-std::unique_ptr<Decoder> make_plain_decoder(std::shared_ptr<const models::LanguageModel> model,
-                                            const PlainDecoderOptions& options, CoreSet cores) {
-  return std::make_unique<PlainDecoder>(std::move(model), options, cores);
+std::unique_ptr<PlainDecoder> make_plain_decoder(
+    std::shared_ptr<const models::LanguageModel> model, const PlainDecoderOptions& options,
+    CoreSet cores) {
+  return std::make_unique<BatchDecoder>(std::move(model), options, cores);
 }
 
 }  // namespace weft::text

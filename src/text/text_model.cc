@@ -71,14 +71,23 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   return out;
 }
 
-std::unique_ptr<Decoder> TextModel::make_decoder(CoreSet cores,
-                                                 const DecoderOptions& options) const {
+std::unique_ptr<PlainDecoder> TextModel::make_decoder(CoreSet cores,
+                                                      const DecoderOptions& options) const {
   const size_t capacity = options.capacity_tokens == 0 ? context_ : options.capacity_tokens;
   return make_plain_decoder(model_,
                             {.kv_format = options_.kv_format,
                              .capacity_tokens = capacity,
-                             .context_length = std::min(context_, capacity)},
+                             .context_length = context_,
+                             .keep_prefixes = options.keep_prefixes,
+                             .pool = options.pool},
                             cores);
+}
+
+std::shared_ptr<KvPool> TextModel::make_pool(size_t capacity_tokens) const {
+  return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model_->config().num_layers,
+                                                 .shape = model_->kv_shape(),
+                                                 .format = options_.kv_format,
+                                                 .capacity_tokens = capacity_tokens});
 }
 
 std::vector<Token> TextModel::encode_prompt(std::string_view prompt) const {

@@ -55,9 +55,14 @@ class TextModel {
 
   struct DecoderOptions {
     size_t capacity_tokens = 0;  // of the KV cache, all requests together; 0: one context
+    bool keep_prefixes = true;
+    std::shared_ptr<KvPool> pool = nullptr;  // instead of one of its own
   };
-  std::unique_ptr<Decoder> make_decoder(CoreSet cores, const DecoderOptions& options) const;
-  std::unique_ptr<Decoder> make_decoder(CoreSet cores) const { return make_decoder(cores, {}); }
+  std::unique_ptr<PlainDecoder> make_decoder(CoreSet cores, const DecoderOptions& options) const;
+  std::unique_ptr<PlainDecoder> make_decoder(CoreSet cores) const {
+    return make_decoder(cores, {});
+  }
+  std::shared_ptr<KvPool> make_pool(size_t capacity_tokens) const;  // for several decoders
 
   // kInvalidInput: text that is not UTF-8, or nothing at all.
   std::vector<Token> encode_prompt(std::string_view prompt) const;
