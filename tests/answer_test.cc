@@ -143,8 +143,10 @@ TEST_F(Answers, a_chat_remembers_and_saves) {
 }
 
 TEST_F(Answers, a_chat_reads_only_what_is_new) {
-  const Finished finished = run({"chat", "--temp", "0", "--max-tokens", "6", "--verbose"},
-                                "This is the first of two messages.\nSecond.\n");
+  std::string message = "This is the first of two messages";  // several pages of the cache
+  for (int i = 0; i < 4; ++i) message += ", and it goes on for a while";
+  const Finished finished =
+      run({"chat", "--temp", "0", "--max-tokens", "6", "--verbose"}, message + "\nSecond.\n");
   const size_t first = finished.err.find(" prompt tokens were new");
   const size_t second = finished.err.find(" prompt tokens were new", first + 1);
   ASSERT_NE(second, std::string::npos) << finished.err;
