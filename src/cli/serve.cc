@@ -151,9 +151,9 @@ class Server {
     auto decoder = model->make_decoder(
         pool_.cores(), {.capacity_tokens = choose_kv_tokens(options_, *model)});
     auto running = serve::make_unified_executor(std::move(decoder), model->tokenizer(), executor,
-                                                turns_);
+                                                pool_.cores(), turns_);
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
-                                                     std::move(running), pool_.cores(), turns_));
+                                                     std::move(running)));
   }
 
   std::string names() const {

@@ -4,16 +4,29 @@
 // Thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 
+#include "base/thread_pool.h"
 #include "serve/job.h"
 #include "serve/metrics.h"
 
 namespace weft::serve {
 
+// Of the cores, between prefill and decode, where they run apart.
+struct PartitionState {
+  std::string name;
+  double prefill_cores = 0, decode_cores = 0;  // shares
+  uint64_t moves = 0;
+  std::string last_decision;  // of the controller, in words; empty if there is none
+};
+
 struct ExecutorState {
   size_t queued = 0, running = 0;
   size_t capacity_tokens = 0, free_tokens = 0;  // of the KV cache; kept prefixes count as free
+  std::optional<PartitionState> partition = {};
 };
 
 class PhaseExecutor {
@@ -27,6 +40,8 @@ class PhaseExecutor {
   virtual void wake() = 0;  // after Job::cancelled was set
   virtual ExecutorState state() const = 0;
   virtual const Metrics& metrics() const = 0;
+  // Other work on the executor's cores, between two steps of it. On the calling thread.
+  virtual void compute(const std::function<void(const CoreSet&)>& work) = 0;
 };
 
 }  // namespace weft::serve

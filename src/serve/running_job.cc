@@ -56,10 +56,11 @@ bool RunningJob::token(Metrics& metrics, const text::DecodedToken& decoded,
   return decoded.last;
 }
 
-void RunningJob::preempted(Metrics& metrics) {
+RunningJob RunningJob::preempted(Metrics& metrics) && {
   job_->phase.store(JobPhase::kQueued);
   job_->preemptions.fetch_add(1, std::memory_order_relaxed);
   metrics.preemptions.fetch_add(1, std::memory_order_relaxed);
+  return std::move(*this);
 }
 
 void RunningJob::end(Metrics& metrics, text::FinishReason reason) {
@@ -68,6 +69,12 @@ void RunningJob::end(Metrics& metrics, text::FinishReason reason) {
 
 void RunningJob::fail(Metrics& metrics, const Error& error) {
   finish(metrics, text::FinishReason::kCancelled, error);
+}
+
+void RunningJob::fail_for_room(Metrics& metrics) {
+  fail(metrics, Error(ErrorKind::kOutOfResources,
+                      "the KV cache has no room for this request alone. Start the server with more "
+                      "--kv-tokens."));
 }
 
 void RunningJob::finish(Metrics& metrics, text::FinishReason reason, std::optional<Error> error) {
@@ -84,6 +91,23 @@ void RunningJob::finish(Metrics& metrics, text::FinishReason reason, std::option
   }
   job_->phase.store(JobPhase::kDone);
   job_->answers->push({.choice = job_->choice, .finished = reason, .error = std::move(error)});
+}
+
+void check_queue(size_t queued, size_t max_queued, Metrics& metrics) {
+  if (queued >= max_queued) {
+    metrics.refused.fetch_add(1, std::memory_order_relaxed);
+    fail(ErrorKind::kOutOfResources,
+         "{} requests are waiting already, the most that are kept. Try again later.", max_queued);
+  }
+  metrics.requests.fetch_add(1, std::memory_order_relaxed);
+}
+
+void drop_cancelled(std::deque<RunningJob>& waiting, Metrics& metrics) {
+  std::erase_if(waiting, [&](RunningJob& job) {
+    if (!job.cancelled()) return false;
+    job.end(metrics, text::FinishReason::kCancelled);
+    return true;
+  });
 }
 
 }  // namespace weft::serve

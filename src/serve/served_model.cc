@@ -9,13 +9,10 @@
 namespace weft::serve {
 
 ServedModel::ServedModel(std::string name, std::unique_ptr<const text::TextModel> model,
-                         std::unique_ptr<PhaseExecutor> executor, CoreSet cores,
-                         std::shared_ptr<Turns> turns)
+                         std::unique_ptr<PhaseExecutor> executor)
     : name_(std::move(name)),
       model_(std::move(model)),
       executor_(std::move(executor)),
-      cores_(cores),
-      turns_(std::move(turns)),
       created_(std::time(nullptr)) {}
 
 void ServedModel::submit(std::shared_ptr<Job> job) {
@@ -44,10 +41,10 @@ std::vector<std::shared_ptr<const Job>> ServedModel::jobs() const {
 }
 
 std::vector<float> ServedModel::embed(std::span<const text::Token> tokens) const {
-  return text::embed(model_->model(), tokens, cores_, [this](const std::function<void()>& body) {
-    const std::lock_guard turn(*turns_);
-    body();
-  });
+  return text::embed(model_->model(), tokens,
+                     [this](const std::function<void(const CoreSet&)>& body) {
+                       executor_->compute(body);
+                     });
 }
 
 void ModelSet::add(std::unique_ptr<ServedModel> model) {

@@ -10,16 +10,14 @@
 #include <vector>
 
 #include "serve/phase_executor.h"
-#include "serve/turns.h"
 #include "text/text_model.h"
 
 namespace weft::serve {
 
 class ServedModel {
  public:
-  // `cores` are those that the executor computes on, in turns.
   ServedModel(std::string name, std::unique_ptr<const text::TextModel> model,
-              std::unique_ptr<PhaseExecutor> executor, CoreSet cores, std::shared_ptr<Turns> turns);
+              std::unique_ptr<PhaseExecutor> executor);
 
   const std::string& name() const { return name_; }
   const text::TextModel& model() const { return *model_; }
@@ -38,8 +36,6 @@ class ServedModel {
   std::string name_;
   std::unique_ptr<const text::TextModel> model_;
   std::unique_ptr<PhaseExecutor> executor_;  // before the model goes
-  CoreSet cores_;
-  std::shared_ptr<Turns> turns_;
   int64_t created_;
   mutable std::mutex mutex_;  // guards jobs_
   mutable std::vector<std::shared_ptr<const Job>> jobs_;

@@ -34,14 +34,29 @@ std::unique_ptr<text::TextModel> load_test_model() {
       text::TextModel::load(file.path, {.context = 256}, CoreSet()));
 }
 
+PartitionedModel serve_partitioned_test_model(const TestModelOptions& options) {
+  auto model = load_test_model();
+  auto executor = semi_pd::make_semi_pd_executor(
+      *model, {.num_cores = 2,
+               .partition = semi_pd::parse_partition(*options.partition, 2),
+               .kv_tokens = options.kv_tokens,
+               .chunk_tokens = options.executor.chunk_tokens,
+               .max_stall_s = options.executor.max_stall_s,
+               .max_running = options.executor.max_running,
+               .max_queued = options.executor.max_queued,
+               .order = options.executor.order});
+  auto* const raw = executor.get();
+  return {std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor)), raw};
+}
+
 std::unique_ptr<ServedModel> serve_test_model(const TestModelOptions& options) {
+  if (options.partition) return serve_partitioned_test_model(options).served;
   auto model = load_test_model();
   auto decoder = model->make_decoder(CoreSet(), {.capacity_tokens = options.kv_tokens});
-  auto turns = std::make_shared<Turns>();
   auto executor =
-      make_unified_executor(std::move(decoder), model->tokenizer(), options.executor, turns);
-  return std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor), CoreSet(),
-                                       std::move(turns));
+      make_unified_executor(std::move(decoder), model->tokenizer(), options.executor, CoreSet(),
+                            std::make_shared<Turns>());
+  return std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor));
 }
 
 }  // namespace weft::serve

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "formats/tokenizer.h"
+#include "serve/batch.h"
 #include "serve/phase_executor.h"
 #include "serve/turns.h"
 #include "text/decoder.h"
@@ -26,12 +27,14 @@ struct UnifiedOptions {
   std::optional<double> max_stall_s = {};
   size_t max_running = 64;  // requests in one batch
   size_t max_queued = 256;  // waiting for their first step
+  PromptOrder order = {};
 };
 
-// `end_tokens` outlives it. Executors that share cores share `turns` too: each takes one for a step.
+// `end_tokens` outlives it; `cores` are the decoder's. Executors that share cores share `turns` too:
+// each takes one for a step.
 std::unique_ptr<PhaseExecutor> make_unified_executor(std::unique_ptr<text::Decoder> decoder,
                                                      const formats::Tokenizer& end_tokens,
-                                                     const UnifiedOptions& options,
+                                                     const UnifiedOptions& options, CoreSet cores,
                                                      std::shared_ptr<Turns> turns);
 
 }  // namespace weft::serve

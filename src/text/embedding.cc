@@ -9,7 +9,7 @@
 namespace weft::text {
 
 std::vector<float> embed(const models::LanguageModel& model, std::span<const Token> tokens,
-                         const CoreSet& cores, const CoresTurn& turn) {
+                         const CoresTurn& turn) {
   constexpr size_t kPieceTokens = 256;
   const models::LanguageModelConfig& config = model.config();
   if (tokens.empty()) fail(ErrorKind::kInvalidInput, "the text to embed is empty");
@@ -32,8 +32,7 @@ std::vector<float> embed(const models::LanguageModel& model, std::span<const Tok
                                             .first_position = first,
                                             .logits = models::LogitsWanted::kNone,
                                             .hidden = hidden.data()}};
-    const auto run = [&] { model.forward(input, cache, nullptr, *workspace, cores); };
-    turn ? turn(run) : run();
+    turn([&](const CoreSet& cores) { model.forward(input, cache, nullptr, *workspace, cores); });
     for (size_t i = 0; i < piece.size() * config.hidden_size; ++i)
       sum[i % config.hidden_size] += hidden[i];
   }

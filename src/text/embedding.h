@@ -12,11 +12,12 @@ namespace weft::text {
 
 using models::Token;
 
-// Runs body(): a piece of work on the cores. A server lets others have them between two pieces.
-using CoresTurn = std::function<void(const std::function<void()>& body)>;
+// Runs body(cores), a piece of work, on cores of its choice. A server lets others have them between
+// two pieces.
+using CoresTurn = std::function<void(const std::function<void(const CoreSet&)>& body)>;
 
 // (hidden_size). `tokens` is not empty, and no longer than the model's context: kInvalidInput.
 std::vector<float> embed(const models::LanguageModel& model, std::span<const Token> tokens,
-                         const CoreSet& cores, const CoresTurn& turn = {});
+                         const CoresTurn& turn);
 
 }  // namespace weft::text

@@ -1,0 +1,151 @@
+#include "serve/batch.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace weft::serve {
+
+bool Batch::any_prompt() const {
+  return std::any_of(jobs_.begin(), jobs_.end(), [](const RunningJob& j) { return j.in_prefill(); });
+}
+
+size_t Batch::num_answers() const {
+  return static_cast<size_t>(std::count_if(
+      jobs_.begin(), jobs_.end(), [](const RunningJob& j) { return !j.in_prefill(); }));
+}
+
+size_t Batch::mean_answer_context() const {
+  size_t tokens = 0;
+  for (const RunningJob& job : jobs_)
+    if (!job.in_prefill()) tokens += job.prompt_size();
+  return tokens / std::max<size_t>(1, num_answers());
+}
+
+size_t Batch::prompt_tokens_left() const {
+  size_t left = 0;
+  for (const RunningJob& job : jobs_) left += decoder_->prompt_tokens_left(job.id());
+  return left;
+}
+
+size_t Batch::tokens_spoken_for() const {
+  return prompt_tokens_left() + jobs_.size() * kernels::kPageTokens;
+}
+
+bool Batch::reads_prompt_of(const RunningJob& job) const {
+  return std::any_of(jobs_.begin(), jobs_.end(), [&](const RunningJob& other) {
+    return other.in_prefill() && other.same_prompt(job);
+  });
+}
+
+void Batch::start(RunningJob job) {
+  try {
+    decoder_->start(job.id(), job.request());
+  } catch (const Error& error) {
+    job.fail(metrics_, error);
+    return;
+  }
+  job.started(metrics_, decoder_->reused_prompt_tokens(job.id()));
+  jobs_.push_back(std::move(job));
+}
+
+RunningJob& Batch::find(text::RequestId id) {
+  const auto it = std::find_if(jobs_.begin(), jobs_.end(),
+                               [id](const RunningJob& job) { return job.id() == id; });
+  WEFT_ASSERT(it != jobs_.end());
+  return *it;
+}
+
+RunningJob Batch::remove(text::RequestId id) {
+  RunningJob& place = find(id);
+  RunningJob job = std::move(place);
+  jobs_.erase(jobs_.begin() + (&place - jobs_.data()));
+  return job;
+}
+
+bool Batch::drop_cancelled() {
+  return std::erase_if(jobs_, [this](RunningJob& job) {
+           if (!job.cancelled()) return false;
+           decoder_->finish(job.id());
+           job.end(metrics_, text::FinishReason::kCancelled);
+           return true;
+         }) != 0;
+}
+
+void Batch::cancel_all() {
+  for (RunningJob& job : jobs_) {
+    decoder_->finish(job.id());
+    job.end(metrics_, text::FinishReason::kCancelled);
+  }
+  jobs_.clear();
+}
+
+void Batch::order_prompts() {
+  struct Waiting {
+    bool young;
+    size_t tokens;  // 0 if not young
+    Clock::time_point arrival;
+    text::RequestId id;
+  };
+  std::vector<Waiting> prompts;
+  for (const RunningJob& job : jobs_) {
+    if (!job.in_prefill()) continue;
+    const bool young = job.age_s() < order_.small_first_until_s;
+    prompts.push_back(
+        {young, young ? decoder_->prompt_tokens_left(job.id()) : 0, job.arrival(), job.id()});
+  }
+  std::sort(prompts.begin(), prompts.end(), [](const Waiting& a, const Waiting& b) {
+    return std::tie(a.young, a.tokens, a.arrival, a.id) <
+           std::tie(b.young, b.tokens, b.arrival, b.id);
+  });
+  prompt_order_.clear();
+  for (const Waiting& prompt : prompts) prompt_order_.push_back(prompt.id);
+}
+
+std::optional<Batch::StepDone> Batch::step(text::Decoder::StepPlan plan) {
+  if (plan.advance_prompts) {
+    order_prompts();
+    plan.prompt_order = prompt_order_;
+  }
+  const size_t left_before = prompt_tokens_left();
+  std::span<const text::DecodedToken> decoded;
+  try {
+    decoded = decoder_->step(plan);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kOutOfResources) throw;
+    return std::nullopt;
+  }
+  StepDone done{.prompt_tokens = left_before - prompt_tokens_left()};
+  metrics_.prompt_tokens.fetch_add(done.prompt_tokens, std::memory_order_relaxed);
+  metrics_.prompt_rate.add(done.prompt_tokens);
+  metrics_.steps.fetch_add(1, std::memory_order_relaxed);
+  for (RunningJob& job : jobs_) job.prompt_left(decoder_->prompt_tokens_left(job.id()));
+  for (const text::DecodedToken& token : decoded) done.ended |= deliver(token);
+  return done;
+}
+
+// True: the request has ended.
+bool Batch::deliver(const text::DecodedToken& decoded) {
+  RunningJob& job = find(decoded.request);
+  const bool ended = job.token(metrics_, decoded, end_tokens_);
+  if (on_first_token && job.job().generated.load(std::memory_order_relaxed) == 1)
+    on_first_token(job.job());
+  if (!ended) return false;
+  if (on_end) on_end(job.job());
+  decoder_->finish(decoded.request);
+  remove(decoded.request);
+  return true;
+}
+
+RunningJob Batch::preempt_youngest() {
+  const auto youngest =
+      std::max_element(jobs_.begin(), jobs_.end(), [](const RunningJob& a, const RunningJob& b) {
+        return std::make_pair(a.arrival(), a.id()) < std::make_pair(b.arrival(), b.id());
+      });
+  WEFT_ASSERT(youngest != jobs_.end());
+  RunningJob job = std::move(*youngest);
+  jobs_.erase(youngest);
+  decoder_->finish(job.id());
+  return job;
+}
+
+}  // namespace weft::serve
