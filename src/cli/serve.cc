@@ -16,6 +16,7 @@
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
 #include "serve/http_server.h"
+#include "serve/semi_pd/executor.h"
 #include "serve/unified_executor.h"
 
 namespace weft::cli {
@@ -29,6 +30,8 @@ struct Options {
   serve::HttpOptions http;
   std::filesystem::path key_file;
   double max_stall_ms = 0;
+  std::string phase = "unified", partition = "auto", slo, slo_model = "mg1";
+  bool log_partition = false;
   int64_t drain_s = 30;
 };
 
@@ -91,6 +94,23 @@ size_t choose_kv_tokens(const Options& options, const text::TextModel& model) {
   return std::max(context, std::min(4 * context, affordable));
 }
 
+// kInvalidInput as the parsers; also for flags that mean nothing together.
+serve::semi_pd::SemiPdOptions semi_pd_options(const Options& options, size_t num_cores) {
+  serve::semi_pd::SemiPdOptions out{.num_cores = num_cores,
+                                    .partition = serve::semi_pd::parse_partition(options.partition, num_cores),
+                                    .chunk_tokens = options.executor.chunk_tokens,
+                                    .max_stall_s = options.executor.max_stall_s,
+                                    .max_running = options.executor.max_running,
+                                    .max_queued = options.executor.max_queued,
+                                    .order = options.executor.order};
+  if (!options.slo.empty()) out.controller.slo = serve::semi_pd::parse_slo(options.slo);
+  out.controller.model = serve::semi_pd::parse_slo_model(options.slo_model);
+  out.controller.chunk_tokens = options.executor.chunk_tokens;
+  if (options.log_partition)
+    out.log = [](const std::string& text) { fmt::print(stderr, "weft: {}\n", text); };
+  return out;
+}
+
 class Server {
  public:
   Server(const Options& options, StopToken stop)
@@ -98,6 +118,7 @@ class Server {
         stop_(stop),
         named_(named_models(options)),
         pool_(options.model.threads),
+        semi_pd_(semi_pd_options(options, pool_.size())),
         http_(options.http, models_),
         thread_([this] { http_.run(); }) {}
 
@@ -146,14 +167,21 @@ class Server {
          .kv_format = options_.model.kv_format(),
          .available_bytes = bench::read_machine().available_bytes},
         pool_.cores(), progress));
-    serve::UnifiedOptions executor = options_.executor;
-    if (options_.max_stall_ms > 0) executor.max_stall_s = options_.max_stall_ms * 1e-3;
-    auto decoder = model->make_decoder(
-        pool_.cores(), {.capacity_tokens = choose_kv_tokens(options_, *model)});
-    auto running = serve::make_unified_executor(std::move(decoder), model->tokenizer(), executor,
-                                                pool_.cores(), turns_);
+    auto running = make_executor(*model);
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
                                                      std::move(running)));
+  }
+
+  std::unique_ptr<serve::PhaseExecutor> make_executor(const text::TextModel& model) {
+    const size_t kv_tokens = choose_kv_tokens(options_, model);
+    if (options_.phase == "unified")
+      return serve::make_unified_executor(
+          model.make_decoder(pool_.cores(), {.capacity_tokens = kv_tokens}), model.tokenizer(),
+          options_.executor, pool_.cores(), turns_);
+    semi_pd_.kv_tokens = kv_tokens;
+    if (!semi_pd_.partition)
+      semi_pd_.profile = serve::semi_pd::measure_profile(model, pool_.size());
+    return serve::semi_pd::make_semi_pd_executor(model, semi_pd_);
   }
 
   std::string names() const {
@@ -166,6 +194,7 @@ class Server {
   StopToken stop_;
   const std::vector<NamedModel> named_;
   ThreadPool pool_;
+  serve::semi_pd::SemiPdOptions semi_pd_;
   std::shared_ptr<serve::Turns> turns_ = std::make_shared<serve::Turns>();
   serve::ModelSet models_;
   serve::HttpServer http_;
@@ -176,6 +205,13 @@ class Server {
 void serve_models(Options& options, StopToken stop) {
   text::validate(options.http.defaults.sampling);
   options.http.api_keys = read_keys(options);
+  if (options.max_stall_ms > 0) options.executor.max_stall_s = options.max_stall_ms * 1e-3;
+  if (!options.slo.empty() || options.partition != "auto") options.phase = "semi-pd";
+  if (options.phase == "semi-pd" && options.models.size() > 1)
+    fail(ErrorKind::kInvalidInput,
+         "--phase semi-pd divides the cores between the phases of one model, but there are {}: take "
+         "--phase unified, or a server for each",
+         options.models.size());
   Server(options, stop).run();
 }
 
@@ -223,12 +259,40 @@ void add_batching_options(CLI::App& command, Options& options) {
       "Longest step while answers run: prompts are read in smaller pieces; 0: off")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1e6));
+  add("--small-first", options.executor.order.small_first_until_s,
+      "Short prompts are read before longer ones younger than so many seconds; 0: in order")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
   add("--max-running", options.executor.max_running, "Answers made at the same time")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{4096}));
   add("--max-queued", options.executor.max_queued, "Requests that wait; more are refused (429)")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{1} << 20));
+}
+
+void add_phase_options(CLI::App& command, Options& options) {
+  const std::string group = "Prefill and decode (semi-PD)";
+  const auto add = [&](const char* flag, std::string& value, const char* text) {
+    return command.add_option(flag, value, text)->group(group);
+  };
+  add("--phase", options.phase,
+      "unified: one loop for both; semi-pd: two at the same time, on shares of the cores")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"unified", "semi-pd"}));
+  add("--slo", options.slo,
+      "What users shall get, such as ttft=2s,tpot=50ms,p=0.9: the cores are shared out for it "
+      "(implies semi-pd)")
+      ->default_str("10 times what one request alone takes, p=0.9")
+      ->type_name("SLO");
+  add("--partition", options.partition,
+      "auto, or fixed (implies semi-pd): 1:1 (cores of each), 1:1,strict (none lent), 2/2:0.35 (in "
+      "turns, prefill's share of the time), 2/2:free, unified")
+      ->capture_default_str()
+      ->type_name("PARTITION");
+  add("--slo-model", options.slo_model, "How TTFT and TPOT are predicted: mg1, mm1 or table")
+      ->capture_default_str();
+  command.add_flag("--log-partition", options.log_partition, "Print each decision")->group(group);
 }
 
 }  // namespace
@@ -246,6 +310,7 @@ void add_serve(CLI::App& program, StopToken stop) {
   add_engine_options(*command, options->model);
   add_network_options(*command, *options);
   add_batching_options(*command, *options);
+  add_phase_options(*command, *options);
   add_sampling_options(*command, options->http.defaults.sampling);
   command->footer(
       "Examples:\n"

@@ -114,6 +114,12 @@ Json state(const ModelSet& set) {
                {"blocks_used", (now.capacity_tokens - now.free_tokens) / page}};
   out["prefix_cache"] = {{"hit_tokens", m.reused_tokens.load()},
                          {"queried_tokens", m.reused_tokens.load() + m.prompt_tokens.load()}};
+  if (now.partition)
+    out["partition"] = {{"name", now.partition->name},
+                        {"prefill_cores", now.partition->prefill_cores},
+                        {"decode_cores", now.partition->decode_cores},
+                        {"moves", now.partition->moves},
+                        {"last_decision", now.partition->last_decision}};
   out["latency"] = {{"ttft_ms", latency(m.ttft)}, {"tpot_ms", latency(m.tpot)},
                     {"gap_ms", latency(m.gap)}};
   return out;
@@ -158,6 +164,18 @@ std::string metrics(const ModelSet& set) {
   gauge("weft_kv_capacity_tokens", "Tokens that the KV cache holds.",
         &ExecutorState::capacity_tokens);
   gauge("weft_kv_free_tokens", "Tokens of the KV cache that are free.", &ExecutorState::free_tokens);
+  const auto partition = [&](const char* name, const char* help, auto value) {
+    each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+      const ExecutorState state = model.executor().state();
+      if (state.partition) print_gauge(out, name, help, labels, value(*state.partition));
+    });
+  };
+  partition("weft_prefill_cores", "Cores that prefill may use, duty counted.",
+            [](const PartitionState& p) { return p.prefill_cores; });
+  partition("weft_decode_cores", "Cores that decode may use, duty counted.",
+            [](const PartitionState& p) { return p.decode_cores; });
+  partition("weft_partition_moves", "Changes of the partition.",
+            [](const PartitionState& p) { return static_cast<double>(p.moves); });
   histogram("weft_queue_seconds", "Arrival to the first step.", &Metrics::queue);
   histogram("weft_time_to_first_token_seconds", "Arrival to the first token.", &Metrics::ttft);
   histogram("weft_time_per_output_token_seconds", "Mean gap of a request's later tokens.",

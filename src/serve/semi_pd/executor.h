@@ -47,8 +47,8 @@ class PartitionedExecutor : public PhaseExecutor {
 std::unique_ptr<PartitionedExecutor> make_semi_pd_executor(const text::TextModel& model,
                                                            const SemiPdOptions& options);
 
-// Measures the profile with `model` on as many cores: about two seconds. `cores_in_use` of other
-// loops must be idle.
+// Measures the profile with `model` on as many cores, which do nothing else meanwhile: a second or
+// two.
 PhaseProfile measure_profile(const text::TextModel& model, size_t num_cores);
 
 }  // namespace weft::serve::semi_pd
