@@ -5,9 +5,11 @@ namespace {
 
 constexpr Bench kBenches[] = {
     {"llm", "Prompts and answers of a language model, beside llama.cpp",
-     "weft bench llm --quick --peer build/peer/bin/llama-bench", true, run_llm},
+     "weft bench llm --quick --peer build/peer/bin/llama-bench", true, false, run_llm},
+    {"serve", "Many users at once: prefill-first, chunked prefill, semi-PD, llama.cpp's server",
+     "weft bench serve --quick --svg goodput.svg", true, true, run_serve},
     {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
-     "weft bench kernels --quick", false, run_kernels},
+     "weft bench kernels --quick", false, false, run_kernels},
 };
 
 }  // namespace

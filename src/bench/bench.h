@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/interrupt.h"
@@ -13,11 +14,22 @@
 
 namespace weft::bench {
 
+// Of `bench serve` alone. 0 and empty: the bench's choice.
+struct ServeBenchOptions {
+  std::string shape = "mix";  // LoadOptions::shape
+  double divide_lengths = 0, arrival_cv = 1;
+  std::vector<double> rates = {};  // in units of the measured capacity
+  size_t requests = 0;             // a point
+  size_t seeds = 1;
+  std::filesystem::path svg = {};  // goodput over the rate
+};
+
 struct BenchOptions {
   bool quick = false;  // under a minute on two cores
   std::vector<size_t> threads = {1, 2};
   std::vector<std::filesystem::path> models;  // for the benches that take any
   std::optional<std::filesystem::path> peer;  // llama-bench of a llama.cpp build
+  ServeBenchOptions serve;
   StopToken stop;
 };
 
@@ -26,11 +38,13 @@ struct Bench {
   const char* description;
   const char* example;
   bool takes_models;
+  bool takes_load;
   Report (*run)(const BenchOptions& options);
 };
 std::span<const Bench> benches();
 
 Report run_llm(const BenchOptions& options);
+Report run_serve(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up

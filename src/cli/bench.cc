@@ -31,6 +31,26 @@ void run(const bench::Bench& bench, Options& options) {
   if (!options.json_file.empty()) bench::write_json(report, options.json_file);
 }
 
+void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
+  command.add_option("--shape", load.shape, "chat, long, math, mix, or the file of a trace")
+      ->capture_default_str();
+  command.add_option("--divide-lengths", load.divide_lengths, "Shorter prompts and answers, by this")
+      ->default_str("4, 8 if quick")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--arrival-cv", load.arrival_cv, "Of the gaps: 1 Poisson, 2 bursty")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command.add_option("--rates", load.rates, "Arrival rates, in units of the measured capacity")
+      ->delimiter(',')
+      ->default_str("0.2,0.4,0.6,0.8,1")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--requests", load.requests, "Of one run")->default_str("300, 60 if quick");
+  command.add_option("--seeds", load.seeds, "Runs of each point")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{100}));
+  command.add_option("--svg", load.svg, "Draw goodput over the rate into this file");
+}
+
 void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken stop) {
   CLI::App* command = parent.add_subcommand(bench.name, bench.description);
   command->footer(std::string("Example: ") + bench.example);
@@ -43,6 +63,7 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
     command->add_option("--peer", options->peer,
                         "llama-bench of a llama.cpp build (tools/build_peer.sh makes one)");
   }
+  if (bench.takes_load) add_load_options(*command, options->bench.serve);
   command->add_option("--threads", options->bench.threads, "Thread counts")
       ->delimiter(',')
       ->capture_default_str();

@@ -67,6 +67,7 @@ struct Job {
   std::atomic<size_t> preemptions{0};
   // Seconds since arrival, negative: not yet.
   std::atomic<double> started_s{-1}, first_token_s{-1}, last_token_s{-1};
+  std::atomic<double> longest_gap_s{0};  // between two tokens
 
   double age_s() const { return std::chrono::duration<double>(Clock::now() - arrival).count(); }
 };

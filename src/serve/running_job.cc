@@ -38,7 +38,9 @@ bool RunningJob::token(Metrics& metrics, const text::DecodedToken& decoded,
     job_->first_token_s.store(now);
     metrics.ttft.add(now);
   } else {
-    metrics.gap.add(now - job_->last_token_s.load());
+    const double gap = now - job_->last_token_s.load();
+    metrics.gap.add(gap);
+    if (gap > job_->longest_gap_s.load()) job_->longest_gap_s.store(gap);
   }
   job_->last_token_s.store(now);
   job_->generated.fetch_add(1, std::memory_order_relaxed);
