@@ -8,6 +8,8 @@ constexpr Bench kBenches[] = {
      "weft bench llm --quick --peer build/peer/bin/llama-bench", true, false, run_llm},
     {"serve", "Many users at once: prefill-first, chunked prefill, semi-PD, llama.cpp's server",
      "weft bench serve --quick --svg goodput.svg", true, true, run_serve},
+    {"stall", "What running answers feel when a long prompt arrives, under each executor",
+     "weft bench stall --quick", true, true, run_stall},
     {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
      "weft bench kernels --quick", false, false, run_kernels},
 };

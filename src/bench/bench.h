@@ -21,7 +21,8 @@ struct ServeBenchOptions {
   std::vector<double> rates = {};  // in units of the measured capacity
   size_t requests = 0;             // a point
   size_t seeds = 1;
-  std::filesystem::path svg = {};  // goodput over the rate
+  std::vector<std::string> only = {};  // systems, by name
+  std::filesystem::path svg = {};      // goodput over the rate
 };
 
 struct BenchOptions {
@@ -45,6 +46,7 @@ std::span<const Bench> benches();
 
 Report run_llm(const BenchOptions& options);
 Report run_serve(const BenchOptions& options);
+Report run_stall(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up

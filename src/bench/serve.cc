@@ -13,90 +13,13 @@
 #include "bench/bench.h"
 #include "bench/plot.h"
 #include "bench/serve_run.h"
-#include "serve/semi_pd/executor.h"
-#include "serve/semi_pd/queueing.h"
-#include "serve/served_model.h"
-#include "serve/unified_executor.h"
-#include "text/text_model.h"
+#include "bench/serve_stall.h"
+#include "bench/serve_systems.h"
 
 namespace weft::bench {
 namespace {
 
-using serve::PhaseExecutor;
-namespace semi_pd = serve::semi_pd;
-
-constexpr size_t kKvTokens = 65536;
-constexpr size_t kMaxRunning = 128;
 constexpr double kLoose = 10, kTight = 7.5;  // SLOs in units of a request alone (semi-PD, §6.1)
-
-struct System {
-  std::string name;
-  std::function<std::unique_ptr<PhaseExecutor>(const Slo& slo)> make;
-  bool is_chunked = false;  // one of those from which the best is taken as the tuned baseline
-};
-
-// What is common to all points.
-struct Setting {
-  Setting(const BenchOptions& o)
-      : options(o),
-        num_cores(*std::max_element(o.threads.begin(), o.threads.end())),
-        pool(num_cores),
-        model(text::TextModel::load(o.models.front(), {}, pool.cores())),
-        profile(semi_pd::measure_profile(model, num_cores)) {}
-
-  std::unique_ptr<PhaseExecutor> unified(serve::UnifiedPolicy policy, size_t chunk) {
-    return serve::make_unified_executor(
-        model.make_decoder(pool.cores(), {.capacity_tokens = kKvTokens}), model.tokenizer(),
-        {.policy = policy, .chunk_tokens = chunk, .max_running = kMaxRunning, .max_queued = 1 << 20},
-        pool.cores(), turns);
-  }
-  std::unique_ptr<PhaseExecutor> apart(const char* partition, const Slo& slo) {
-    semi_pd::SemiPdOptions o{.num_cores = num_cores,
-                             .partition = semi_pd::parse_partition(partition, num_cores),
-                             .profile = profile,
-                             .kv_tokens = kKvTokens,
-                             .max_running = kMaxRunning,
-                             .max_queued = 1 << 20};
-    o.controller.slo = {.ttft_s = slo.ttft_s, .tpot_s = slo.tpot_s};
-    o.controller.chunk_tokens = o.chunk_tokens;
-    return semi_pd::make_semi_pd_executor(model, o);
-  }
-
-  std::vector<System> systems() {
-    using enum serve::UnifiedPolicy;
-    std::vector<System> out;
-    const auto add_unified = [&](std::string name, serve::UnifiedPolicy policy, size_t chunk) {
-      out.push_back({std::move(name),
-                     [this, policy, chunk](const Slo&) { return unified(policy, chunk); },
-                     policy == kChunked});
-    };
-    const auto add_apart = [&](std::string name, const char* partition) {
-      out.push_back({std::move(name),
-                     [this, partition](const Slo& slo) { return apart(partition, slo); }});
-    };
-    add_unified("prefill-first", kPrefillFirst, 4096);
-    if (!options.quick) add_unified("chunked 512", kChunked, 512);
-    add_unified("chunked 256", kChunked, 256);
-    if (!options.quick) add_unified("chunked 128", kChunked, 128);
-    add_unified("chunked 64", kChunked, 64);
-    if (num_cores > 1) {
-      add_apart("semi-PD 1:1", "1:1");
-      if (!options.quick) {
-        add_apart("semi-PD 2/2:0.65", "2/2:0.65");
-        add_apart("semi-PD 2/2:free", "2/2:free");
-      }
-      add_apart("semi-PD dynamic", "auto");
-    }
-    return out;
-  }
-
-  const BenchOptions& options;
-  size_t num_cores;
-  ThreadPool pool;
-  std::shared_ptr<serve::Turns> turns = std::make_shared<serve::Turns>();
-  text::TextModel model;
-  semi_pd::PhaseProfile profile;
-};
 
 LoadOptions load_options(const ServeBenchOptions& o, bool quick) {
   return {.shape = o.shape,
@@ -107,18 +30,18 @@ LoadOptions load_options(const ServeBenchOptions& o, bool quick) {
 }
 
 // Requests per second when all are there at once: what the machine can do at most.
-double measure_capacity(Setting& setting, LoadOptions load, StopToken stop) {
+double measure_capacity(ServeSetting& setting, LoadOptions load, StopToken stop) {
   load.rate = 1e6;
   load.count = std::min<size_t>(load.count, 120);
   load.seed = 99;
   const auto executor = setting.unified(serve::UnifiedPolicy::kChunked, 256);
   const LoadOutcome outcome = run_in_process(*executor, make_load(load),
-                                             setting.model.model().config().vocab_size, 99, stop);
+                                             setting.vocab_size(), 99, stop);
   return static_cast<double>(load.count) / outcome.seconds;
 }
 
 // A request of the load's mean lengths, alone on the machine.
-Slo measure_unloaded(Setting& setting, const LoadOptions& options, StopToken stop) {
+Slo measure_unloaded(ServeSetting& setting, const LoadOptions& options, StopToken stop) {
   double prompt = 0, answer = 0;
   for (const LoadRequest& request : make_load(options)) {
     prompt += static_cast<double>(request.prompt_tokens) / static_cast<double>(options.count);
@@ -131,7 +54,7 @@ Slo measure_unloaded(Setting& setting, const LoadOptions& options, StopToken sto
                                         .prompt_tokens = static_cast<size_t>(prompt) + 1,
                                         .answer_tokens = static_cast<size_t>(answer) + 2}};
     const LoadOutcome outcome = run_in_process(
-        *executor, one, setting.model.model().config().vocab_size, 1000 + i, stop);
+        *executor, one, setting.vocab_size(), 1000 + i, stop);
     ttft.push_back(outcome.requests[0].ttft_s);
     tpot.push_back(outcome.requests[0].tpot_s);
   }
@@ -204,17 +127,18 @@ void summarize(const std::vector<double>& fractions, const std::vector<System>& 
   double vs_first = 0, vs_tuned = 0, worst = std::numeric_limits<double>::infinity();
   for (size_t r = 0; r < fractions.size(); ++r) {
     const auto& at = points[r];
-    const auto dynamic = at.find("semi-PD dynamic");
+    const auto dynamic = at.find(kDynamic);
     if (dynamic == at.end()) continue;
     double tuned = 0;
     for (const System& system : systems)
       if (system.is_chunked) tuned = std::max(tuned, at.at(system.name).good(slo).median);
     const double ours = dynamic->second.good(slo).median;
-    const double first = at.at("prefill-first").good(slo).median;
+    const auto first = at.find(kPrefillFirst);
     const auto ratio = [](double a, double b) { return b > 0 ? a / b : a > 0 ? 99.0 : 1.0; };
     worst = std::min(worst, ratio(ours, tuned));
     if (fractions[r] < 0.6) continue;
-    vs_first = std::max(vs_first, ratio(ours, first));
+    if (first != at.end())
+      vs_first = std::max(vs_first, ratio(ours, first->second.good(slo).median));
     vs_tuned = std::max(vs_tuned, ratio(ours, tuned));
   }
   report.summary["goodput_vs_prefill_first"] = vs_first;
@@ -222,61 +146,15 @@ void summarize(const std::vector<double>& fractions, const std::vector<System>& 
   report.summary["goodput_vs_best_tuned_worst"] = worst;
 }
 
-// Eight answers run when a prompt of 2,048 tokens arrives: the longest gap that they see.
-void bench_stall(Setting& setting, const std::vector<System>& systems, const Slo& slo,
-                 Report& report) {
-  const size_t prompt = setting.options.quick ? 512 : 2048;
-  Table table{.name = fmt::format("a prompt of {} tokens arrives while 8 answers run", prompt),
-              .columns = {"system", "gap before ms", "longest gap ms", "ratio", "TTFT of it ms"},
-              .rows = {}};
-  const int rounds = setting.options.quick ? 3 : 5;
-  double ratio_of_dynamic = 0;
-  std::vector<std::vector<double>> gaps(systems.size()), calm(systems.size()), ttft(systems.size());
-  std::vector<std::unique_ptr<PhaseExecutor>> executors;
-  for (const System& system : systems) executors.push_back(system.make(slo));
-  std::vector<std::function<double()>> contestants;
-  for (size_t s = 0; s < systems.size(); ++s) {
-    contestants.push_back([&, s] {
-      std::vector<LoadRequest> load(8, {.prompt_tokens = 32, .answer_tokens = 40});
-      const size_t vocab = setting.model.model().config().vocab_size;
-      const StopToken stop = setting.options.stop;
-      static uint64_t seed = 5000;
-      const LoadOutcome before = run_in_process(*executors[s], load, vocab, ++seed, stop);
-      for (LoadRequest& request : load) request.answer_tokens = 400;
-      load.push_back({.arrival_s = 0.3, .prompt_tokens = prompt, .answer_tokens = 2});
-      const LoadOutcome outcome = run_in_process(*executors[s], load, vocab, ++seed, stop);
-      double gap = 0;
-      std::vector<double> tpot;
-      for (size_t i = 0; i < 8; ++i) {
-        gap = std::max(gap, outcome.requests[i].longest_gap_s);
-        tpot.push_back(before.requests[i].tpot_s);
-      }
-      gaps[s].push_back(gap);
-      calm[s].push_back(spread_of(tpot).median);
-      ttft[s].push_back(outcome.requests[8].ttft_s);
-      return gap;
-    });
-  }
-  alternate(rounds, contestants, setting.options.stop, WarmUp::kNone);
-  for (size_t s = 0; s < systems.size(); ++s) {
-    const double before = spread_of(calm[s]).median, longest = spread_of(gaps[s]).median;
-    if (systems[s].name == "semi-PD dynamic") ratio_of_dynamic = longest / before;
-    table.rows.push_back({cell(systems[s].name), cell(before * 1e3, 2), cell(longest * 1e3, 1),
-                          cell(longest / before, 1), cell(spread_of(ttft[s]).median * 1e3, 0)});
-  }
-  report.tables.push_back(std::move(table));
-  report.summary["stall_ratio"] = ratio_of_dynamic;
-}
-
 // Ours and llama.cpp's server as programs, over HTTP.
-void bench_peer(Setting& setting, const LoadOptions& base, const std::vector<double>& fractions,
+void bench_peer(ServeSetting& setting, const LoadOptions& base, const std::vector<double>& fractions,
                 double capacity, const Slo& unloaded, Report& report) {
-  const BenchOptions& o = setting.options;
+  const BenchOptions& o = setting.options();
   const std::filesystem::path peer = o.peer->parent_path() / "llama-server";
   if (access(peer.c_str(), X_OK) != 0)
     fail(ErrorKind::kNotFound, "{}: no such program. tools/build_peer.sh builds it beside llama-bench.",
          peer.string());
-  const std::string model = o.models.front().string(), threads = std::to_string(setting.num_cores);
+  const std::string model = o.models.front().string(), threads = std::to_string(setting.num_cores());
   const Slo slo = times(unloaded, kLoose);
   struct Contestant {
     std::string name;
@@ -294,14 +172,14 @@ void bench_peer(Setting& setting, const LoadOptions& base, const std::vector<dou
                              return std::vector<std::string>{
                                  self, "serve", "--model", model, "--threads", threads, "--port",
                                  std::to_string(port), "--slo", slo_text, "--kv-tokens",
-                                 std::to_string(kKvTokens), "--max-running",
-                                 std::to_string(kMaxRunning), "--max-queued", "100000"};
+                                 std::to_string(ServeSetting::kKvTokens), "--max-running",
+                                 std::to_string(ServeSetting::kMaxRunning), "--max-queued", "100000"};
                            }});
     // Its defaults but for what such a load needs: slots, and a context for each of them.
     contestants.push_back({"llama.cpp", [&](int port) {
                              return std::vector<std::string>{
                                  peer.string(), "-m", model, "-t", threads, "--port",
-                                 std::to_string(port), "-np", "16", "-c", std::to_string(kKvTokens),
+                                 std::to_string(port), "-np", "16", "-c", std::to_string(ServeSetting::kKvTokens),
                                  "--kv-unified", "--no-webui"};
                            }});
     const double rate = fraction * capacity;
@@ -314,11 +192,11 @@ void bench_peer(Setting& setting, const LoadOptions& base, const std::vector<dou
         const int port = free_port();
         const ServerProcess server(c.command(port), port, o.stop);
         c.point.runs.push_back(run_over_http(port, make_load(load),
-                                             setting.model.model().config().vocab_size, seed,
+                                             setting.vocab_size(), seed,
                                              o.stop));
         http_share = std::max(http_share, c.point.runs.back().cpu_seconds /
                                               (c.point.runs.back().seconds *
-                                               static_cast<double>(setting.num_cores)));
+                                               static_cast<double>(setting.num_cores())));
       }
     }
     for (const Contestant& c : contestants)
@@ -345,8 +223,8 @@ void bench_peer(Setting& setting, const LoadOptions& base, const std::vector<dou
 Report run_serve(const BenchOptions& options) {
   if (options.models.size() != 1)
     fail(ErrorKind::kInvalidInput, "bench serve takes one --model at a time");
-  Setting setting(options);
-  const size_t vocab_size = setting.model.model().config().vocab_size;
+  ServeSetting setting(options);
+  const size_t vocab_size = setting.vocab_size();
   const LoadOptions base = load_options(options.serve, options.quick);
   const double capacity = measure_capacity(setting, base, options.stop);
   const Slo unloaded = measure_unloaded(setting, base, options.stop);
@@ -363,7 +241,7 @@ Report run_serve(const BenchOptions& options) {
       "{}.\nCapacity {:.2f} requests/s (all there at once, chunked). Alone on the machine a request "
       "of mean lengths\nhas TTFT {:.1f} ms, TPOT {:.2f} ms; the SLO is ten times that, for each "
       "request. Times in ms;\ngoodput: requests/s within the SLO.",
-      setting.model.name(), setting.num_cores, base.shape, base.divide_lengths, base.count, seeds,
+      setting.model().name(), setting.num_cores(), base.shape, base.divide_lengths, base.count, seeds,
       base.arrival_cv, capacity, unloaded.ttft_s * 1e3, unloaded.tpot_s * 1e3));
 
   const std::vector<System> systems = setting.systems();
@@ -402,7 +280,7 @@ Report run_serve(const BenchOptions& options) {
           row_of(fractions[r] * capacity, system.name, points[r].at(system.name), unloaded));
   report.tables.push_back(std::move(table));
   summarize(fractions, systems, points, slo, report);
-  bench_stall(setting, systems, slo, report);
+  report.summary["stall_ratio"] = bench_stall(setting, systems, slo, report);
   if (options.peer) bench_peer(setting, base, fractions, capacity, unloaded, report);
   if (!options.serve.svg.empty())
     write_plot(options.serve.svg, {.title = "Requests per second within the SLO",

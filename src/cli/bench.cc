@@ -48,6 +48,9 @@ void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
   command.add_option("--seeds", load.seeds, "Runs of each point")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{100}));
+  command.add_option("--only", load.only, "Of the systems, those with these names")
+      ->delimiter(',')
+      ->type_name("NAME");
   command.add_option("--svg", load.svg, "Draw goodput over the rate into this file");
 }
 

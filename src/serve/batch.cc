@@ -80,22 +80,30 @@ void Batch::cancel_all() {
 }
 
 void Batch::order_prompts() {
+  enum class Class : uint8_t { kOverdue, kInTime, kLate };
   struct Waiting {
-    bool young;
-    size_t tokens;  // 0 if not young
+    Class its_class;
+    size_t tokens;  // 0 if overdue
     Clock::time_point arrival;
     text::RequestId id;
   };
   std::vector<Waiting> prompts;
   for (const RunningJob& job : jobs_) {
     if (!job.in_prefill()) continue;
-    const bool young = job.age_s() < order_.small_first_until_s;
-    prompts.push_back(
-        {young, young ? decoder_->prompt_tokens_left(job.id()) : 0, job.arrival(), job.id()});
+    const double age_s = job.age_s();
+    const size_t left = decoder_->prompt_tokens_left(job.id());
+    Waiting& prompt = prompts.emplace_back(Waiting{Class::kInTime, left, job.arrival(), job.id()});
+    const double ttft_s = age_s + static_cast<double>(left) * order_.s_per_token;
+    if (age_s >= order_.small_first_until_s) {
+      prompt.its_class = Class::kOverdue;
+      prompt.tokens = 0;
+    } else if (order_.promised_ttft_s && ttft_s > *order_.promised_ttft_s) {
+      prompt.its_class = Class::kLate;
+    }
   }
   std::sort(prompts.begin(), prompts.end(), [](const Waiting& a, const Waiting& b) {
-    return std::tie(a.young, a.tokens, a.arrival, a.id) <
-           std::tie(b.young, b.tokens, b.arrival, b.id);
+    return std::tie(a.its_class, a.tokens, a.arrival, a.id) <
+           std::tie(b.its_class, b.tokens, b.arrival, b.id);
   });
   prompt_order_.clear();
   for (const Waiting& prompt : prompts) prompt_order_.push_back(prompt.id);

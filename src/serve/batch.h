@@ -11,10 +11,14 @@
 
 namespace weft::serve {
 
-// Which prompts are read first when several wait. Short ones first serve most users sooner; one that
-// is older than the bound has waited enough and goes in the order of arrival, before all others.
+// Which prompts are read first when several wait: the short ones, which serves most users sooner.
+// Where users were promised a time to first token, those first that can still have it, and then those
+// for which it is too late. One older than the bound has waited enough: such prompts go before all
+// others, in the order of arrival.
 struct PromptOrder {
   double small_first_until_s = 1;  // of age; 0: always in the order of arrival
+  std::optional<double> promised_ttft_s = {};
+  double s_per_token = 0;  // of reading prompts, to tell which can still have it
 };
 
 class Batch {

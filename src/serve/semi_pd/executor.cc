@@ -137,6 +137,27 @@ class SemiPdExecutor final : public PartitionedExecutor {
   std::vector<std::thread> threads_;
 };
 
+// The controller's promises reach the loops too: which prompts first, and how much of them in one
+// step where answers wait for it.
+SemiPdOptions with_promises(SemiPdOptions options) {
+  if (options.partition) return options;
+  const PhaseModel model(SloModel::kMg1, options.profile, options.controller.slo.percentile);
+  const SloTargets slo = PartitionController(options.controller, options.profile).targets();
+  const double s_per_token = model.speeds().prefill_s_per_token(options.num_cores);
+  // What is left of a token's time for scheduling and for steps that take longer than they should.
+  constexpr double kOfTpot = 0.8;
+  if (!options.max_stall_s) options.max_stall_s = kOfTpot * slo.tpot_s;
+  const double fit = *options.max_stall_s / s_per_token;
+  options.controller.chunk_tokens =
+      static_cast<size_t>(std::clamp(fit, 1.0, static_cast<double>(options.chunk_tokens)));
+  options.order.promised_ttft_s = slo.ttft_s;
+  options.order.s_per_token = s_per_token;
+  // A prompt that came too late for its promise still gets its turn.
+  constexpr double kAtMost = 10;
+  options.order.small_first_until_s = kAtMost * slo.ttft_s;
+  return options;
+}
+
 SemiPdExecutor::SemiPdExecutor(const text::TextModel& model, const SemiPdOptions& options)
     : options_(options),
       share_({.num_cores = options.num_cores}),
@@ -533,7 +554,7 @@ void SemiPdExecutor::add_moment(Window& window) const {
 
 std::unique_ptr<PartitionedExecutor> make_semi_pd_executor(const text::TextModel& model,
                                                            const SemiPdOptions& options) {
-  return std::make_unique<SemiPdExecutor>(model, options);
+  return std::make_unique<SemiPdExecutor>(model, with_promises(options));
 }
 
 }  // namespace weft::serve::semi_pd

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "bench/serve_systems.h"
+
+namespace weft::bench {
+
+// Eight answers run when a prompt of 2,048 tokens (512 if quick) arrives: adds a table of the longest
+// gap that they see under each system, beside the gap without it. Gives their ratio for the dynamic
+// one, 0 if it is not among them.
+double bench_stall(ServeSetting& setting, const std::vector<System>& systems, const Slo& slo,
+                   Report& report);
+
+}  // namespace weft::bench
