@@ -24,6 +24,7 @@ struct Request {
   SequenceId sequence;
   size_t stored;  // tokens in the cache
   size_t reused;  // of them, taken from another request
+  std::unique_ptr<TokenFilterState> filter;  // null: any token may follow
   bool done = false;
 
   size_t num_sampled() const { return tokens.size() - num_prompt + num_generated; }
@@ -107,9 +108,20 @@ void PlainDecoder::check(RequestId id, const DecodeRequest& request) const {
            vocab_size);
 }
 
+// The filter's state after the answer so far.
+std::unique_ptr<TokenFilterState> start_filter(const DecodeRequest& request) {
+  if (!request.filter) return nullptr;
+  WEFT_ASSERT(request.num_generated <= request.prompt.size());
+  std::unique_ptr<TokenFilterState> state = request.filter->start();
+  for (const Token token : std::span(request.prompt).last(request.num_generated))
+    state->accept(token);
+  return state;
+}
+
 void PlainDecoder::start(RequestId id, DecodeRequest request) {
   check(id, request);
   Sampler sampler(request.sampling, request.random_stream);
+  std::unique_ptr<TokenFilterState> filter = start_filter(request);
   const auto [sequence, reused] = sequence_for(request.prompt);
   const size_t num_prompt = request.prompt.size();
   // A step appends its token without growing anything.
@@ -125,6 +137,7 @@ void PlainDecoder::start(RequestId id, DecodeRequest request) {
                        .sequence = sequence,
                        .stored = reused,
                        .reused = reused,
+                       .filter = std::move(filter),
                        .done = request.num_generated >= request.max_tokens});
 }
 
@@ -232,13 +245,19 @@ void PlainDecoder::sample(Request& request, std::span<float> logits) {
   DecodedToken& out = decoded_.emplace_back();
   out.request = request.id;
   try {
+    TokenFilterState* const filter = request.filter.get();
     out.sampled = request.sampler.sample(logits, request.tokens, request.want_logprobs,
-                                         request.num_top_logprobs);
+                                         request.num_top_logprobs,
+                                         filter != nullptr ? &filter->mask() : nullptr);
+    if (filter != nullptr) {
+      filter->accept(out.sampled.token);
+      out.complete = filter->exhausted();
+    }
     request.tokens.push_back(out.sampled.token);
   } catch (const Error& error) {
     out.error = error;
   }
-  request.done = out.error || request.num_sampled() >= request.max_tokens ||
+  request.done = out.error || out.complete || request.num_sampled() >= request.max_tokens ||
                  request.tokens.size() >= context_length_;
   out.last = request.done;
 }
