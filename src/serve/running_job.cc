@@ -54,7 +54,8 @@ bool RunningJob::token(Metrics& metrics, const text::DecodedToken& decoded,
     end(metrics, text::FinishReason::kStop);
     return true;
   }
-  if (decoded.last) end(metrics, text::FinishReason::kLength);
+  if (decoded.last)
+    end(metrics, decoded.complete ? text::FinishReason::kStop : text::FinishReason::kLength);
   return decoded.last;
 }
 

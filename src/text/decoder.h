@@ -20,6 +20,7 @@
 #include "models/language_model.h"
 #include "text/kv_cache.h"
 #include "text/sampler.h"
+#include "text/token_filter.h"
 
 namespace weft::text {
 
@@ -32,6 +33,7 @@ struct DecodeRequest {
   size_t max_tokens = SIZE_MAX;
   // A request that goes on: so many of the prompt's last tokens are its answer already.
   size_t num_generated = 0;
+  std::shared_ptr<const TokenFilter> filter = {};  // what the answer may consist of; null: anything
   bool want_logprobs = false;
   size_t num_top_logprobs = 0;
   uint64_t prefix_scope = 0;  // prompts reuse what the cache keeps of requests in the same scope
@@ -41,6 +43,7 @@ struct DecodedToken {
   RequestId request = 0;
   Sampled sampled;
   bool last = false;  // max_tokens or the context is full: it gets no more, and waits for finish()
+  bool complete = false;  // `last` because the filter lets nothing follow: a whole answer
   // Nothing could be sampled (all tokens banned, logits that are no numbers): `last` is set,
   // `sampled` means nothing, and the other requests go on.
   std::optional<Error> error;
@@ -50,8 +53,9 @@ class Decoder {
  public:
   virtual ~Decoder() = default;
 
-  // kInvalidInput: empty prompt, a token outside the vocabulary, sampling options out of range, or
-  // a prompt that leaves no room for an answer in the context (says both lengths).
+  // kInvalidInput: empty prompt, a token outside the vocabulary, sampling options out of range, a
+  // prompt that leaves no room for an answer in the context (says both lengths), or the answer so
+  // far is one that the filter does not allow.
   virtual void start(RequestId id, DecodeRequest request) = 0;
   virtual void finish(RequestId id) = 0;  // frees its pages; also cancels
 

@@ -78,7 +78,8 @@ Generation generate(Decoder& decoder, const formats::Tokenizer& tokenizer,
   const auto start = Clock::now();
   const RunningRequest running(decoder, {.prompt = {prompt.begin(), prompt.end()},
                                          .sampling = options.sampling,
-                                         .max_tokens = options.max_tokens});
+                                         .max_tokens = options.max_tokens,
+                                         .filter = options.filter});
   result.reused_prompt_tokens = decoder.reused_prompt_tokens(RunningRequest::kId);
   result.reason = FinishReason::kLength;
   if (options.max_tokens == 0) return result;
@@ -104,7 +105,10 @@ Generation generate(Decoder& decoder, const formats::Tokenizer& tokenizer,
       result.reason = FinishReason::kStop;
       break;
     }
-    if (decoded->last) break;
+    if (decoded->last) {
+      if (decoded->complete) result.reason = FinishReason::kStop;
+      break;
+    }
     if (!wanted || stop.stop_requested())
       decoded.reset();
     else

@@ -24,6 +24,7 @@ struct Request {
   size_t stored;  // tokens in the cache
   size_t reused;  // of them, found in the cache
   uint64_t prefix_scope;
+  std::unique_ptr<TokenFilterState> filter;  // null: any token may follow
   bool done = false;
 
   size_t num_sampled() const { return tokens.size() - num_prompt + num_generated; }
@@ -116,9 +117,20 @@ void BatchDecoder::check(RequestId id, const DecodeRequest& request) const {
            vocab_size);
 }
 
+// The filter's state after the answer so far.
+std::unique_ptr<TokenFilterState> start_filter(const DecodeRequest& request) {
+  if (!request.filter) return nullptr;
+  WEFT_ASSERT(request.num_generated <= request.prompt.size());
+  std::unique_ptr<TokenFilterState> state = request.filter->start();
+  for (const Token token : std::span(request.prompt).last(request.num_generated))
+    state->accept(token);
+  return state;
+}
+
 void BatchDecoder::start(RequestId id, DecodeRequest request) {
   check(id, request);
   Sampler sampler(request.sampling, request.random_stream);
+  std::unique_ptr<TokenFilterState> filter = start_filter(request);
   const size_t num_prompt = request.prompt.size();
   // All but its last token at most: that one makes the first logits.
   const auto usable = std::span<const Token>(request.prompt).first(num_prompt - 1);
@@ -140,6 +152,7 @@ void BatchDecoder::start(RequestId id, DecodeRequest request) {
                        .stored = reused,
                        .reused = reused,
                        .prefix_scope = request.prefix_scope,
+                       .filter = std::move(filter),
                        .done = request.num_generated >= request.max_tokens});
 }
 
@@ -240,13 +253,19 @@ void BatchDecoder::sample(Request& request, std::span<float> logits) {
   DecodedToken& out = decoded_.emplace_back();
   out.request = request.id;
   try {
+    TokenFilterState* const filter = request.filter.get();
     out.sampled = request.sampler.sample(logits, request.tokens, request.want_logprobs,
-                                         request.num_top_logprobs);
+                                         request.num_top_logprobs,
+                                         filter != nullptr ? &filter->mask() : nullptr);
+    if (filter != nullptr) {
+      filter->accept(out.sampled.token);
+      out.complete = filter->exhausted();
+    }
     request.tokens.push_back(out.sampled.token);
   } catch (const Error& error) {
     out.error = error;
   }
-  request.done = out.error || request.num_sampled() >= request.max_tokens ||
+  request.done = out.error || out.complete || request.num_sampled() >= request.max_tokens ||
                  request.tokens.size() >= context_length_;
   out.last = request.done;
 }

@@ -59,7 +59,7 @@ Sampler::Sampler(SamplingOptions options, uint64_t request)
 }
 
 Sampled Sampler::sample(std::span<float> logits, std::span<const Token> history, bool want_logprob,
-                        size_t num_top) {
+                        size_t num_top, const TokenMask* allowed) {
   WEFT_ASSERT(!logits.empty());
   const size_t position = history.size();
   changed_.clear();  // of a call that threw
@@ -73,13 +73,33 @@ Sampled Sampler::sample(std::span<float> logits, std::span<const Token> history,
     for (const Candidate& c : best_)
       sampled.top.push_back({c.token, static_cast<float>(sum.logprob(c.logit))});
   }
-  apply_bias(logits);
-  apply_penalties(logits, history);
-  sampled.token = choose(logits, position);
-  undo_changes(logits);
+  sampled.token = choose_from(allowed != nullptr ? masked(logits, *allowed) : logits, history);
   if (want_logprob)
     sampled.logprob = static_cast<float>(sum.logprob(logits[static_cast<size_t>(sampled.token)]));
   return sampled;
+}
+
+Token Sampler::choose_from(std::span<float> logits, std::span<const Token> history) {
+  apply_bias(logits);
+  apply_penalties(logits, history);
+  const Token token = choose(logits, history.size());
+  undo_changes(logits);
+  return token;
+}
+
+// On a copy: most tokens are banned as a rule, too many to be undone one by one.
+std::span<float> Sampler::masked(std::span<const float> logits, const TokenMask& allowed) {
+  constexpr size_t kWord = 64;
+  masked_.assign(logits.size(), -kInfinity);
+  const size_t size = std::min(logits.size(), allowed.size());
+  for (size_t start = 0; start < size; start += kWord) {
+    const uint64_t word = allowed.words()[start / kWord];
+    if (word == 0) continue;
+    const size_t count = std::min(kWord, size - start);
+    for (size_t bit = 0; bit < count; ++bit)
+      if ((word >> bit & 1) != 0) masked_[start + bit] = logits[start + bit];
+  }
+  return masked_;
 }
 
 // The `count` best in order, by a heap whose front is the worst kept. Nearly all logits of a large

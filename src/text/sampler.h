@@ -1,5 +1,5 @@
-// From logits to a token. Steps in the order of llama.cpp's default chain: penalties and bias,
-// top-k, typical-p, top-p, min-p, temperature, then one draw. Temperature 0 is greedy (lowest id
+// From logits to a token. Steps in the order of llama.cpp's default chain: the tokens that are
+// allowed at all, penalties and bias, top-k, typical-p, top-p, min-p, temperature, then one draw. Temperature 0 is greedy (lowest id
 // wins a tie).
 //
 // The draw is counter-based, keyed by (seed, request, position): the same request gives the same
@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "text/token_mask.h"
 
 namespace weft::text {
 
@@ -54,9 +56,10 @@ class Sampler {
   // `logits` (vocab_size) is written to and restored. `history`: prompt and generated tokens so
   // far, all in the vocabulary; its size is the position of the draw. `want_logprob` costs one pass
   // over the vocabulary, and num_top > 0 asks for it. kInvalidInput: a NaN or +inf logit, a biased
-  // token outside the vocabulary, or no token left because all are banned.
+  // token outside the vocabulary, or no token left because all are banned. With `allowed`, no other
+  // token is drawn; logprobs stay those of the model.
   Sampled sample(std::span<float> logits, std::span<const Token> history, bool want_logprob = false,
-                 size_t num_top = 0);
+                 size_t num_top = 0, const TokenMask* allowed = nullptr);
 
  private:
   struct Candidate {
@@ -71,6 +74,8 @@ class Sampler {
   static void select_best(std::span<const float> logits, size_t count, size_t position,
                           std::vector<Candidate>& best);
 
+  std::span<float> masked(std::span<const float> logits, const TokenMask& allowed);
+  Token choose_from(std::span<float> logits, std::span<const Token> history);
   void change(std::span<float> logits, Token token, float logit);
   void apply_bias(std::span<float> logits);
   void apply_penalties(std::span<float> logits, std::span<const Token> history);
@@ -89,6 +94,7 @@ class Sampler {
   uint64_t request_;
   std::vector<Candidate> candidates_, best_;
   std::vector<std::pair<Token, float>> changed_;  // by bias and penalties: (token, logit before)
+  std::vector<float> masked_;                     // logits, those of banned tokens -inf
   std::vector<Token> recent_;                     // what penalties look at, sorted
 };
 
