@@ -18,7 +18,7 @@ struct ToolCallRules {
   ToolCallFormat format = ToolCallFormat::kHermes;
   CallsWanted wanted = CallsWanted::kRequired;
   bool parallel = true;  // several calls in one answer
-  std::string function;  // only this one; empty: any
+  std::string function = {};  // only this one; empty: any
 };
 
 // Whether a tool of the list asks for arguments that keep to its schema ("strict": true).
