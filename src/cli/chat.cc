@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "cli/answer_form_options.h"
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
@@ -22,6 +23,7 @@ namespace {
 struct Options {
   ModelOptions model;
   text::GenerateOptions generate;
+  AnswerFormOptions form;
   std::string system;
 };
 
@@ -107,7 +109,12 @@ void save(const text::Conversation& conversation, const std::string& path) {
 class Chat {
  public:
   Chat(const Options& options, const text::TextModel& model, text::Decoder& decoder, StopToken stop)
-      : options_(options), model_(model), conversation_(model, decoder), stop_(stop) {
+      : options_(options),
+        generate_(options.generate),
+        model_(model),
+        conversation_(model, decoder),
+        stop_(stop) {
+    generate_.filter = load_filter(options.form, model, generate_.leading_space);
     conversation_.set_system(options.system);
   }
 
@@ -175,7 +182,7 @@ class Chat {
       return true;
     };
     const text::Conversation::Turn turn =
-        conversation_.ask(message, options_.generate, print, stop_, progress->callback());
+        conversation_.ask(message, generate_, print, stop_, progress->callback());
     progress.reset();
     std::fputc('\n', stdout);
     std::fflush(stdout);
@@ -202,6 +209,7 @@ class Chat {
   }
 
   const Options& options_;
+  text::GenerateOptions generate_;  // with the filter that the options name
   const text::TextModel& model_;
   text::Conversation conversation_;
   StopToken stop_;
@@ -231,6 +239,7 @@ void add_chat(CLI::App& program, StopToken stop) {
       ->default_str("what the context holds");
   add_model_options(*command, options->model);
   add_sampling_options(*command, options->generate.sampling);
+  add_answer_form_options(*command, options->form);
   add_seed_option(*command, options->generate.sampling);
   command->footer("Example: weft chat --model model.gguf --system \"Answer in one sentence.\"");
   command->callback([options, stop] { chat(*options, stop); });

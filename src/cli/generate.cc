@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "cli/answer_form_options.h"
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
@@ -23,6 +24,7 @@ constexpr size_t kPromptLimit = size_t{64} << 20;  // bytes; far beyond any cont
 struct Options {
   ModelOptions model;
   text::GenerateOptions generate;
+  AnswerFormOptions form;
   std::string prompt, system;
   std::filesystem::path file;
   bool from_stdin = false, chat = false, raw = false, json = false;
@@ -104,6 +106,8 @@ void generate(const Options& options, StopToken stop) {
   if (options.model.verbose) print_sampling(options.generate.sampling);
   const std::vector<text::Token> tokens = encode(options, loaded.model, prompt);
   const auto decoder = loaded.model.make_decoder(loaded.pool->cores());
+  text::GenerateOptions generating = options.generate;
+  generating.filter = load_filter(options.form, loaded.model, generating.leading_space);
 
   auto progress = std::make_unique<Progress>("Reading the prompt", tokens.size(), "tokens");
   const auto print = [&](std::string_view piece) {
@@ -114,7 +118,7 @@ void generate(const Options& options, StopToken stop) {
     return true;
   };
   const text::Generation result =
-      text::generate(*decoder, loaded.model.tokenizer(), tokens, options.generate, print, stop,
+      text::generate(*decoder, loaded.model.tokenizer(), tokens, generating, print, stop,
                      progress->callback());
   progress.reset();
   if (options.json) {
@@ -147,6 +151,7 @@ void add_generate(CLI::App& program, StopToken stop) {
   command->add_flag("--json", options->json, "Print one JSON object with the answer and timings");
   add_model_options(*command, options->model);
   add_sampling_options(*command, options->generate.sampling);
+  add_answer_form_options(*command, options->form);
   add_seed_option(*command, options->generate.sampling);
   command->footer(
       "Examples:\n"

@@ -72,7 +72,7 @@ struct HttpServer::State {
   // Runs `answer`, with its errors as OpenAI's.
   template <typename Answer>
   httplib::Server::Handler handler(Answer answer) {
-    return [this, answer](const Request& request, Response& response) {
+    return [answer](const Request& request, Response& response) {
       try {
         answer(request, response);
       } catch (const ApiError& error) {

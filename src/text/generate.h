@@ -19,7 +19,7 @@ namespace weft::text {
 struct GenerateOptions {
   SamplingOptions sampling = {};
   size_t max_tokens = SIZE_MAX;
-  std::vector<std::string> stop;  // the answer ends before the first of them
+  std::vector<std::string> stop = {};  // the answer ends before the first of them
   size_t chunk_tokens = 512;      // of a long prompt, in one step
   std::shared_ptr<const TokenFilter> filter = {};  // what the answer may consist of
   formats::LeadingSpace leading_space = formats::LeadingSpace::kAsDecoded;

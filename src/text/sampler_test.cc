@@ -451,5 +451,36 @@ TEST(sampling_options, messages_name_option_value_and_range) {
   }
 }
 
+TEST(sampler, draws_from_the_allowed_tokens_as_if_there_were_no_others) {
+  for (const size_t vocab_size : {63, 64, 200}) {
+    const std::vector<float> logits = random_logits(vocab_size, 3);
+    TokenMask mask(vocab_size - 1);  // the last token is outside of it
+    std::vector<float> without = logits;
+    for (size_t i = 0; i < vocab_size; ++i) {
+      if (i % 7 == 2 && i + 1 < vocab_size)
+        mask.allow(static_cast<Token>(i));
+      else
+        without[i] = -kInf;
+    }
+    Sampler masked({.temperature = 1.3f, .repetition_penalty = 1.2f, .seed = 9}, 0);
+    Sampler plain = masked;
+    std::vector<Token> history = {2, 9};
+    for (int n = 0; n < 50; ++n) {
+      std::vector<float> a = logits, b = without;
+      const Sampled drawn = masked.sample(a, history, true, 2, &mask);
+      EXPECT_EQ(drawn.token, plain.sample(b, history).token);
+      EXPECT_EQ(a, logits) << "restored";
+      const auto all = Sampler({.temperature = 0}, 0).sample(a, history, true, vocab_size).top;
+      const auto own = std::find_if(all.begin(), all.end(),
+                                    [&](const TokenLogprob& t) { return t.token == drawn.token; });
+      EXPECT_EQ(drawn.logprob, own->logprob) << "the model's own";
+      history.push_back(drawn.token);
+    }
+    TokenMask none(vocab_size);
+    std::vector<float> a = logits;
+    EXPECT_THROW(masked.sample(a, history, false, 0, &none), Error);
+  }
+}
+
 }  // namespace
 }  // namespace weft::text

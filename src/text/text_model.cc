@@ -63,6 +63,7 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   out.plan_ = make_plan(checkpoint, options, out.context_);
   check_memory(checkpoint, out.plan_, options.available_bytes);
   out.tokenizer_ = checkpoint.load_tokenizer();
+  out.filters_ = std::make_unique<grammar::FilterCache>(*out.tokenizer_);
   if (auto source = checkpoint.chat_template()) {
     out.chat_template_.emplace(*source, checkpoint.name() + ": chat template");
     out.chat_template_text_ = *std::move(source);

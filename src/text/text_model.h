@@ -19,6 +19,7 @@
 #include "formats/tokenizer.h"
 #include "models/language_model.h"
 #include "text/decoder.h"
+#include "text/grammar/filter_cache.h"
 
 namespace weft::text {
 
@@ -52,6 +53,7 @@ class TextModel {
   std::string_view chat_template_text() const { return chat_template_text_; }  // "" without one
   size_t context_length() const { return context_; }
   const TextMemoryPlan& memory_plan() const { return plan_; }
+  grammar::FilterCache& filters() const { return *filters_; }  // thread-safe
 
   struct DecoderOptions {
     size_t capacity_tokens = 0;  // of the KV cache, all requests together; 0: one context
@@ -77,6 +79,7 @@ class TextModel {
   TextModel() = default;
   std::shared_ptr<const formats::Checkpoint> checkpoint_;
   std::unique_ptr<formats::Tokenizer> tokenizer_;
+  std::unique_ptr<grammar::FilterCache> filters_;
   std::optional<formats::ChatTemplate> chat_template_;
   std::string chat_template_text_;
   std::shared_ptr<const models::LanguageModel> model_;

@@ -23,6 +23,7 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
                      .sampling = request_.sampling,
                      .random_stream = n,
                      .max_tokens = request_.max_tokens,
+                     .filter = request_.filter,
                      .want_logprobs = request_.want_logprobs,
                      .num_top_logprobs = request_.num_top_logprobs};
       job->stop_at_end = request_.stop_at_end;

@@ -6,6 +6,8 @@
 #include <limits>
 #include <random>
 
+#include "serve/openai/answer_form.h"
+
 namespace weft::serve::openai {
 namespace {
 
@@ -229,6 +231,22 @@ ToolChoice parse_tool_choice(const Fields& fields, const Json& tools) {
   return {ToolChoice::Mode::kRequired, std::move(name)};
 }
 
+// With a choice that must be a call, or strict tools, nothing else can be written.
+void add_tool_call_filter(const Json& tools, const ToolChoice& choice,
+                          const text::TextModel& model, AnswerRequest& request) {
+  if (request.filter)
+    bad_field("tools", "exclude a given form of the answer, unless 'tool_choice' is none");
+  const bool required = choice.mode == ToolChoice::Mode::kRequired;
+  if (!required && !any_strict(tools)) return;
+  request.filter = tool_call_filter(tools,
+                                    {.format = *request.tools,
+                                     .wanted = required ? CallsWanted::kRequired
+                                                        : CallsWanted::kAllowed,
+                                     .parallel = request.parallel_tool_calls,
+                                     .function = choice.function},
+                                    model);
+}
+
 void parse_chat_logprobs(const Fields& fields, AnswerRequest& request) {
   request.want_logprobs = fields.boolean("logprobs").value_or(false);
   const auto top = fields.integer("top_logprobs", 0, 20);
@@ -267,6 +285,7 @@ AnswerRequest parse_chat_request(const Json& body, const text::TextModel& model,
   const Fields fields(body);
   AnswerRequest request = parse_common(fields, model, defaults);
   request.chat = true;
+  request.filter = parse_answer_form(fields, model, formats::LeadingSpace::kAsDecoded);
   parse_chat_logprobs(fields, request);
   auto max_tokens = fields.integer("max_completion_tokens", 1, kMaxTokens);
   if (!max_tokens) max_tokens = fields.integer("max_tokens", 1, kMaxTokens);
@@ -280,6 +299,7 @@ AnswerRequest parse_chat_request(const Json& body, const text::TextModel& model,
   if (!tools.is_null() && choice.mode != ToolChoice::Mode::kNone) {
     request.tools = tool_call_format(model.chat_template_text());
     request.parallel_tool_calls = fields.boolean("parallel_tool_calls").value_or(true);
+    add_tool_call_filter(tools, choice, model, request);
     if (model.chat_template_text().find("tools") != std::string_view::npos)
       options.tools = tools;
     else
@@ -294,6 +314,7 @@ AnswerRequest parse_completion_request(const Json& body, const text::TextModel& 
   constexpr int64_t kOpenAiDefault = 16;
   const Fields fields(body);
   AnswerRequest request = parse_common(fields, model, defaults);
+  request.filter = parse_answer_form(fields, model, formats::LeadingSpace::kKept);
   request.max_tokens =
       static_cast<size_t>(fields.integer("max_tokens", 1, kMaxTokens).value_or(kOpenAiDefault));
   if (const auto top = fields.integer("logprobs", 0, 20)) {

@@ -37,6 +37,7 @@ struct AnswerRequest {
   std::vector<std::string> echo_texts;  // of each prompt
   std::optional<ToolCallFormat> tools;  // chat: calls are looked for in the answer
   bool parallel_tool_calls = true;
+  std::shared_ptr<const text::TokenFilter> filter;  // the form of the answer; null: any
 };
 
 // ApiError says which field is wrong. `model` is the one that the request names.

@@ -180,6 +180,64 @@ TEST(requests, bad_completion_fields_are_named) {
   }
 }
 
+TEST(requests, the_form_of_an_answer) {
+  const std::string schema = R"({"type": "object", "properties": {"a": {"type": "integer"}}})";
+  const std::vector<std::pair<std::string, bool>> cases = {
+      {R"(, "response_format": {"type": "text"})", false},
+      {R"(, "response_format": {"type": "json_object"})", true},
+      {R"(, "response_format": {"type": "json_object", "schema": )" + schema + "}", true},
+      {R"(, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true,
+            "schema": )" + schema + "}}", true},
+      {R"(, "json_schema": )" + schema, true},
+      {R"(, "grammar": "root ::= [a-c]+")", true}};
+  for (const auto& [more, filtered] : cases) {
+    EXPECT_EQ(chat(more).filter != nullptr, filtered) << more;
+    EXPECT_EQ(completion(R"("prompt": "x")" + more).filter != nullptr, filtered) << more;
+  }
+  EXPECT_EQ(chat(cases[3].first).filter, chat(cases[3].first).filter) << "kept for the next";
+
+  const std::string tools = R"(, "tools": [{"type": "function", "function": {"name": "f"}}])";
+  EXPECT_FALSE(chat(tools).filter);
+  EXPECT_TRUE(chat(tools + R"(, "tool_choice": "required")").filter);
+  EXPECT_TRUE(chat(tools + R"(, "tool_choice": {"type": "function", "function": {"name": "f"}})")
+                  .filter);
+  EXPECT_FALSE(chat(tools + R"(, "tool_choice": "none")").filter);
+  EXPECT_TRUE(chat(tools + R"(, "tool_choice": "none")" + cases[1].first).filter);
+}
+
+TEST(requests, forms_that_cannot_be_are_named) {
+  const std::string strict =
+      R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": true,
+          "parameters": {"not": {}}}}])";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"(, "response_format": "json")", "response_format"},
+      {R"(, "response_format": {})", "response_format.type"},
+      {R"(, "response_format": {"type": "xml"})", "response_format.type"},
+      {R"(, "response_format": {"type": "json_schema"})", "response_format.json_schema"},
+      {R"(, "response_format": {"type": "json_schema", "json_schema": {}})",
+       "response_format.json_schema.schema"},
+      {R"(, "response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}})",
+       "response_format"},
+      {R"(, "json_schema": {"type": "x"})", "json_schema"},
+      {R"(, "grammar": "root ::= x")", "grammar"},
+      {R"(, "grammar": 5)", "grammar"},
+      {R"(, "grammar": "root ::= [a]", "json_schema": {})", "json_schema"},
+      {R"(, "grammar": "root ::= [a]", "response_format": {"type": "json_object"})",
+       "response_format"},
+      {strict, "tools[0].function.parameters"},
+      {R"(, "tools": [{"type": "function", "function": {"name": "f"}}], "grammar": "root ::= [a]")",
+       "tools"}};
+  for (const auto& [more, param] : cases) {
+    try {
+      chat(more);
+      ADD_FAILURE() << "accepted: " << more;
+    } catch (const ApiError& error) {
+      EXPECT_EQ(error.status, 400) << more;
+      EXPECT_EQ(error.param, param) << more << ": " << error.what();
+    }
+  }
+}
+
 TEST(requests, hostile_bodies_are_refused_quickly) {
   std::string deep(100000, '[');
   std::string stops = R"({"messages": [{"role": "user", "content": "Hi"}], "stop": [)";

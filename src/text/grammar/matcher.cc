@@ -220,7 +220,7 @@ void GrammarMatcher::renew_if_large() {
   }
   const std::shared_ptr<Known> renewed = shared_->renewed(*known_);
   const std::scoped_lock lock(known_->mutex, renewed->mutex);
-  renewed->automaton.set_budget(shared_->limits.mask_steps);
+  renewed->automaton.set_budget(SIZE_MAX);  // no more than is there already
   state_ = renewed->automaton.import(known_->automaton, state_);
   known_ = renewed;
 }

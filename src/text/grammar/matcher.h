@@ -17,8 +17,8 @@
 namespace weft::text::grammar {
 
 struct MatcherLimits {
-  size_t mask_cache_bytes = size_t{8} << 20;  // of masks that were worked out, latest first
-  size_t automaton_bytes = size_t{32} << 20;  // then it is built anew, from where the answers are
+  size_t mask_cache_bytes = size_t{4} << 20;  // of masks that were worked out, latest first
+  size_t automaton_bytes = size_t{16} << 20;  // then it is built anew, from where the answers are
   size_t mask_steps = size_t{2} << 20;        // work for one mask, see Automaton::set_budget
 };
 
