@@ -104,7 +104,7 @@ class CoreShare {
  private:
   friend class PhaseCrew;
 
-  struct Border {
+  struct alignas(8) Border {  // aligned as a word: Clang calls libatomic for it otherwise
     uint32_t prefill_end, decode_begin;
     bool gives(Phase phase, size_t core) const {
       return phase == Phase::kPrefill ? core < prefill_end : core >= decode_begin;

@@ -98,7 +98,7 @@ bool valid(const Json& schema, const Json& doc, const Json& root) {
       if (schema.contains("properties") && schema["properties"].contains(name)) {
         if (!valid(schema["properties"][name], value, root)) return false;
       } else if (!each("additionalProperties",
-                       [&](const Json& s) { return valid(s, value, root); })) {
+                       [&, &member = value](const Json& s) { return valid(s, member, root); })) {
         return false;
       }
     }
