@@ -72,7 +72,8 @@ void QueueSimulator::advance(double seconds, double prefill_s_per_token, double 
 }
 
 void QueueSimulator::arrive() {
-  Running running{.request = future_.front(), .served = {.arrival_s = future_.front().arrival_s, .tpot_s = std::nullopt}};
+  Running running{.request = future_.front()};
+  running.served.arrival_s = running.request.arrival_s;
   future_.pop_front();
   ++window_.arrivals;
   window_.prompt_tokens += running.request.prompt_tokens;
@@ -146,12 +147,20 @@ Window QueueSimulator::take_window() {
   if (!waiting_.empty()) {
     window.backlog_tokens += std::max(0.0, prompt_left_) - waiting_.front().request.prompt_tokens;
     window.backlog_tokens = std::max(0.0, window.backlog_tokens);
-    window.backlog_age_s = now_s_ - waiting_.front().served.arrival_s;
   }
+  const Moment now = moment();
+  window.worst_gap_s = now.worst_gap_s;
+  window.backlog_age_s = now.backlog_age_s;
+  return window;
+}
+
+QueueSimulator::Moment QueueSimulator::moment() const {
+  Moment moment;
+  if (!waiting_.empty()) moment.backlog_age_s = now_s_ - waiting_.front().served.arrival_s;
   for (const auto* requests : {&batch_, &joining_})
     for (const Running& running : *requests)
-      window.worst_gap_s = std::max(window.worst_gap_s, now_s_ - running.last_token_s);
-  return window;
+      moment.worst_gap_s = std::max(moment.worst_gap_s, now_s_ - running.last_token_s);
+  return moment;
 }
 
 }  // namespace weft::serve::semi_pd

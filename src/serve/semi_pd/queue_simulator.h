@@ -40,6 +40,10 @@ class QueueSimulator {
   void run_until(double time_s);
   void apply(const Partition& partition);  // from now on
   Window take_window();                    // since the last call
+  struct Moment {
+    double worst_gap_s = 0, backlog_age_s = 0;  // as in Window
+  };
+  Moment moment() const;  // now
   std::vector<ServedRequest>
   take_served();  // finished since the last call, by time of the last token
   double now_s() const { return now_s_; }
@@ -47,7 +51,7 @@ class QueueSimulator {
  private:
   struct Running {
     SimulatedRequest request;
-    ServedRequest served;
+    ServedRequest served = {};
     double context_tokens = 0;
     size_t tokens = 1;  // of the answer, so far
     double last_token_s = 0;
