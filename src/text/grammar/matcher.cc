@@ -218,10 +218,11 @@ void GrammarMatcher::renew_if_large() {
     const std::lock_guard lock(known_->mutex);
     if (known_->automaton.bytes() <= shared_->limits.automaton_bytes) return;
   }
-  const std::shared_ptr<Known> renewed = shared_->renewed(*known_);
-  const std::scoped_lock lock(known_->mutex, renewed->mutex);
+  const std::shared_ptr<Known> before = known_;  // outlives the lock on it
+  const std::shared_ptr<Known> renewed = shared_->renewed(*before);
+  const std::scoped_lock lock(before->mutex, renewed->mutex);
   renewed->automaton.set_budget(SIZE_MAX);  // no more than is there already
-  state_ = renewed->automaton.import(known_->automaton, state_);
+  state_ = renewed->automaton.import(before->automaton, state_);
   known_ = renewed;
 }
 
