@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "serve/test_model.h"
+#include "text/grammar/gbnf.h"
 
 namespace weft::serve {
 namespace {
@@ -17,9 +18,23 @@ constexpr auto kLong = std::chrono::seconds(60);  // turns a hang into a failure
 
 struct Answer {
   std::vector<text::Token> tokens;
+  std::vector<float> logprobs;  // each token's own, then those of the likeliest
+  void add(const text::Sampled& sampled) {
+    tokens.push_back(sampled.token);
+    logprobs.push_back(sampled.logprob);
+    for (const auto& likely : sampled.top) logprobs.push_back(likely.logprob);
+  }
   std::optional<text::FinishReason> finished;
   std::optional<Error> error;
 };
+
+// An answer of this form never ends by itself. Its state moves with its request.
+std::shared_ptr<const text::TokenFilter> endless_form() {
+  static const auto model = load_test_model();
+  return model->filters().get("endless", formats::LeadingSpace::kAsDecoded, [] {
+    return text::grammar::parse_gbnf("root ::= (\"(\" [a-m]{3} \")\" | [n-z ])+");
+  });
+}
 
 std::shared_ptr<Job> make_job(size_t number, size_t prompt_tokens, size_t max_tokens) {
   auto job = std::make_shared<Job>();
@@ -30,6 +45,11 @@ std::shared_ptr<Job> make_job(size_t number, size_t prompt_tokens, size_t max_to
   job->decode.sampling.repetition_penalty = number % 3 == 0 ? 1.2f : 1.0f;
   job->decode.sampling.seed = number;
   job->decode.max_tokens = max_tokens;
+  if (number % 4 == 3) job->decode.filter = endless_form();
+  if (number % 5 == 2) {
+    job->decode.want_logprobs = true;
+    job->decode.num_top_logprobs = 3;
+  }
   job->stop_at_end = false;
   job->prompt_tokens = prompt_tokens;
   job->answers = std::make_shared<AnswerQueue>();
@@ -50,7 +70,7 @@ Answer collect(const Job& job) {
     job.answers->wait(events, std::chrono::seconds(1));
     for (const AnswerEvent& event : events) {
       EXPECT_FALSE(answer.finished) << "an event after the end";
-      if (event.token) answer.tokens.push_back(event.token->token);
+      if (event.token) answer.add(*event.token);
       if (event.finished) {
         answer.finished = event.finished;
         answer.error = event.error;
@@ -120,6 +140,7 @@ TEST(phase, token_exact) {
       const auto together = all_at_once(kCount, system.options, nullptr, served);
       for (size_t i = 0; i < kCount; ++i) {
         EXPECT_EQ(together[i].tokens, alone[i].tokens) << "request " << i;
+        EXPECT_EQ(together[i].logprobs, alone[i].logprobs) << "request " << i;
         EXPECT_EQ(together[i].finished, text::FinishReason::kLength);
       }
       EXPECT_EQ(served->executor().metrics().finished.load(), kCount);
@@ -140,6 +161,8 @@ TEST(phase, retract_exact) {
     const auto squeezed = all_at_once(kCount, system.options, &metrics, served);
     for (size_t i = 0; i < kCount; ++i)
       EXPECT_EQ(squeezed[i].tokens, alone[i].tokens) << "request " << i;
+    for (size_t i = 0; i < kCount; ++i)
+      EXPECT_EQ(squeezed[i].logprobs, alone[i].logprobs) << "request " << i;
     if (system.name == "policy 0") {
       EXPECT_GT(metrics->preemptions.load(), 0u) << "the test did not squeeze anybody";
     }
