@@ -7,7 +7,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 readonly version=0.3.36
 readonly archive="llama_cpp_python-$version.tar.gz"
 readonly sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-readonly programs=(llama-bench llama-completion llama-perplexity llama-quantize llama-tokenize)
+readonly programs=(llama-bench llama-completion llama-perplexity llama-quantize llama-server llama-tokenize)
 readonly folder=build/peer
 
 mkdir -p "$folder"

@@ -205,6 +205,8 @@ class Server {
 void serve_models(Options& options, StopToken stop) {
   text::validate(options.http.defaults.sampling);
   options.http.api_keys = read_keys(options);
+  if (options.http.prefixes_per_key && options.http.api_keys.empty())
+    fail(ErrorKind::kInvalidInput, "--prefix-per-key needs keys: give --api-key or --api-key-file");
   if (options.max_stall_ms > 0) options.executor.max_stall_s = options.max_stall_ms * 1e-3;
   if (!options.slo.empty() || options.partition != "auto") options.phase = "semi-pd";
   if (options.phase == "semi-pd" && options.models.size() > 1)
@@ -229,6 +231,10 @@ void add_network_options(CLI::App& command, Options& options) {
       ->allow_extra_args(false)
       ->type_name("KEY");
   add("--api-key-file", options.key_file, "Keys, one in each line")->type_name("FILE");
+  command
+      .add_flag("--prefix-per-key", options.http.prefixes_per_key,
+                "Reuse what was read of a prompt only for requests with the same key")
+      ->group(group);
   add("--cors", options.http.cors_origin, "Lets pages of this origin (or *) ask from browsers")
       ->type_name("ORIGIN");
   add("--tls-cert", options.http.tls_certificate, "Certificate chain in PEM form: serve https")

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "serve/client_connection.h"
@@ -65,7 +66,7 @@ struct HttpServer::State {
   void add_page();
   void bind();
   httplib::Server::HandlerResponse admit(const Request& request, Response& response);
-  bool authorised(const Request& request) const;
+  std::optional<size_t> key_of(const Request& request) const;
   ServedModel& model_for(const Json& body) const;
   ServedModel& only_ready(ServedModel* model) const;
 
@@ -100,14 +101,16 @@ struct HttpServer::State {
   std::atomic<size_t> under_way{0};
 };
 
-bool HttpServer::State::authorised(const Request& request) const {
-  if (options.api_keys.empty()) return true;
+// Which of the keys a request brings; without any, 0 for all.
+std::optional<size_t> HttpServer::State::key_of(const Request& request) const {
+  if (options.api_keys.empty()) return 0;
   std::string given = request.get_header_value("Authorization");
   constexpr std::string_view kBearer = "Bearer ";
   if (given.starts_with(kBearer)) given.erase(0, kBearer.size());
-  bool ok = false;
-  for (const std::string& key : options.api_keys) ok |= same_key(given, key);
-  return ok;
+  std::optional<size_t> found;
+  for (size_t i = 0; i < options.api_keys.size(); ++i)
+    if (same_key(given, options.api_keys[i])) found = i;
+  return found;
 }
 
 // Before every route: CORS, keys, shutting down.
@@ -126,7 +129,7 @@ httplib::Server::HandlerResponse HttpServer::State::admit(const Request& request
     }
   }
   const bool open = request.path == "/health" || is_page(request.path);
-  if (!open && !authorised(request)) {
+  if (!open && !key_of(request)) {
     response.set_header("WWW-Authenticate", "Bearer");
     send(response, ApiError(401, "the API key is missing or wrong: send it as 'Authorization: "
                                  "Bearer KEY'",
@@ -170,6 +173,7 @@ void HttpServer::State::complete(const Request& request, Response& response, boo
   openai::AnswerRequest wanted =
       chat ? openai::parse_chat_request(body, model.model(), options.defaults)
            : openai::parse_completion_request(body, model.model(), options.defaults);
+  if (options.prefixes_per_key) wanted.prefix_scope = key_of(request).value();
   auto answer = std::make_shared<openai::Answer>(model, std::move(wanted));
   if (answer->request().stream)
     complete_streamed(request, response, std::move(answer));

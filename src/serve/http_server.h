@@ -19,6 +19,9 @@ struct HttpOptions {
   std::string host = "127.0.0.1";
   int port = 8080;                     // 0: any free one
   std::vector<std::string> api_keys = {};   // none: everybody may ask
+  // Prompts reuse what the KV cache keeps of requests with the same key alone. Otherwise of all:
+  // how soon an answer begins then tells whether somebody has asked alike before.
+  bool prefixes_per_key = false;
   std::string cors_origin = {};             // "*" or an origin; empty: browsers' pages from here alone
   std::filesystem::path tls_certificate = {}, tls_key = {};  // both or none
   size_t max_body_bytes = size_t{8} << 20;

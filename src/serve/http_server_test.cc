@@ -240,6 +240,57 @@ TEST(http, keys_are_asked_for) {
   }
 }
 
+// The prompt tokens of a second request that its key's cache, or another's, had already.
+TEST(http, a_prefix_is_reused_for_its_own_key_where_asked) {
+  for (const bool per_key : {false, true}) {
+    const Running server({.api_keys = {"ann", "bob"}, .prefixes_per_key = per_key});
+    const std::string body =
+        Json({{"prompt", std::string(64, 'x')}, {"max_tokens", 1}, {"temperature", 0}}).dump();
+    const auto cached = [&](const std::string& key) {
+      const auto result = server.client().Post(
+          "/v1/completions", {{"Authorization", "Bearer " + key}}, body, "application/json");
+      const Json usage = parsed(result)["usage"];
+      return usage["prompt_tokens_details"]["cached_tokens"].get<int>();
+    };
+    EXPECT_EQ(cached("ann"), 0);
+    EXPECT_GT(cached("ann"), 0);
+    if (per_key)
+      EXPECT_EQ(cached("bob"), 0);
+    else
+      EXPECT_GT(cached("bob"), 0);
+  }
+}
+
+TEST(http, answers_have_the_form_that_is_asked_for) {
+  const Running server;
+  const Json whole = parsed(server.post(
+      "/v1/completions",
+      R"({"prompt": "Is it?", "max_tokens": 40, "grammar": "root ::= \"yes\" | \"no\""})"));
+  const std::string text = whole["choices"][0]["text"];
+  EXPECT_TRUE(text == "yes" || text == "no") << whole;
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "stop");
+
+  const Json chat = parsed(server.post("/v1/chat/completions", R"({
+      "messages": [{"role": "user", "content": "Which?"}], "max_tokens": 100,
+      "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {
+        "type": "object", "required": ["colour", "ok"], "properties": {
+          "colour": {"enum": ["red", "green"]}, "ok": {"type": "boolean"}}}}}})"));
+  const Json answer = Json::parse(chat["choices"][0]["message"]["content"].get<std::string>());
+  EXPECT_TRUE(answer["colour"] == "red" || answer["colour"] == "green") << answer;
+  EXPECT_TRUE(answer["ok"].is_boolean()) << answer;
+
+  const Json called = parsed(server.post("/v1/chat/completions", R"({
+      "messages": [{"role": "user", "content": "Which?"}], "max_tokens": 100,
+      "tool_choice": "required", "tools": [{"type": "function", "function": {"name": "paint",
+        "parameters": {"type": "object", "required": ["colour"], "properties": {
+          "colour": {"enum": ["red", "green"]}}}}}], "parallel_tool_calls": false})"));
+  EXPECT_EQ(called["choices"][0]["finish_reason"], "tool_calls") << called;
+  const Json call = called["choices"][0]["message"]["tool_calls"][0];
+  EXPECT_EQ(call["function"]["name"], "paint");
+  const Json arguments = Json::parse(call["function"]["arguments"].get<std::string>());
+  EXPECT_TRUE(arguments["colour"] == "red" || arguments["colour"] == "green") << called;
+}
+
 TEST(http, other_origins_ask_only_where_allowed) {
   const Running open({.cors_origin = "*"});
   EXPECT_EQ(open.client().Options("/v1/models")->status, 204);

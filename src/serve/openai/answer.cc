@@ -25,7 +25,8 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
                      .max_tokens = request_.max_tokens,
                      .filter = request_.filter,
                      .want_logprobs = request_.want_logprobs,
-                     .num_top_logprobs = request_.num_top_logprobs};
+                     .num_top_logprobs = request_.num_top_logprobs,
+                     .prefix_scope = request_.prefix_scope};
       job->stop_at_end = request_.stop_at_end;
       job->prompt_tokens = prompt.size();
       job->answers = queue_;
