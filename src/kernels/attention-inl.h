@@ -8,6 +8,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "base/error.h"
 #include "hwy/highway.h"
 #include "kernels/attention_tile.h"
 #include "kernels/exp-inl.h"
@@ -429,18 +430,15 @@ class TileWorker {
 
   void RunPage(size_t page, const State& state) {
     const KvPage& stored = tile_.call->kv.pages[page];
-    switch (stored.format) {
-      case KvFormat::kF16:
-        return RunPageAs<F16>(page, stored, queries_, scores_, state);
-      case KvFormat::kBF16:
+    if (stored.k_format == KvFormat::kF16)
+      return RunPageAs<F16>(page, stored, queries_, scores_, state);
+    WEFT_ASSERT(stored.k_format == KvFormat::kBF16);
 #if WEFT_ATTENTION_NATIVE_BF16
-        if (has_native_bf16())
-          return RunPageAs<BF16Native>(page, stored, query_pairs_, score_pairs_, state);
+    if (has_native_bf16())
+      return RunPageAs<BF16Native>(page, stored, query_pairs_, score_pairs_, state);
 #endif
-        return RunPageAs<BF16Widened>(page, stored,
-                                      reinterpret_cast<const BF16Widened::Other*>(queries_),
-                                      reinterpret_cast<const BF16Widened::Other*>(scores_), state);
-    }
+    RunPageAs<BF16Widened>(page, stored, reinterpret_cast<const BF16Widened::Other*>(queries_),
+                           reinterpret_cast<const BF16Widened::Other*>(scores_), state);
   }
 
   template <class Format>
@@ -460,7 +458,7 @@ class TileWorker {
     if constexpr (std::is_same_v<Format, BF16Native>)
       RoundRowsToBf16(scores_, rows * kPageTokens, score_pairs_);
 #endif
-    const uint8_t* values = keys + kv.head_bytes(stored.format);
+    const uint8_t* values = keys + kv.head_bytes(stored.k_format);
     const auto add = [&](size_t begin, size_t end, Range seen) HWY_ATTR {
       RunRows(WeighedSumOf<Format>{values, dim, probabilities, state.sums, seen.begin, seen.end},
               begin, end);

@@ -53,7 +53,7 @@ struct Sequence {
                v.data() + start * kv_width(), kv_width());
     }
     for (const auto& page : storage)
-      pages.push_back({page.data(), 2 * kv.head_bytes(c.format), c.format});
+      pages.push_back({page.data(), 2 * kv.head_bytes(c.format), c.format, c.format});
   }
   size_t q_width() const { return shape.num_kv_heads * shape.group * shape.head_dim; }
   size_t kv_width() const { return shape.num_kv_heads * shape.head_dim; }

@@ -1,5 +1,6 @@
 #include "kernels/kv_view.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -32,11 +33,35 @@ void store_columns(const uint16_t (*rows)[kMaxHeadDim], size_t num_tokens, size_
 
 }  // namespace
 
+const char* name(KvFormat f) {
+  switch (f) {
+    case KvFormat::kF16:
+      return "f16";
+    case KvFormat::kBF16:
+      return "bf16";
+    case KvFormat::kInt8:
+      return "int8";
+    case KvFormat::kInt4:
+      return "int4";
+    case KvFormat::kInt2:
+      return "int2";
+  }
+  return "?";
+}
+
+size_t KvShape::group_size() const {
+  if (group != 0) return group;
+  size_t size = std::min<size_t>(128, head_dim);
+  while (size > 16 && (head_dim % size != 0 || size % 16 != 0)) size -= 1;
+  return size;
+}
+
 void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_stride,
               size_t first_token, size_t num_tokens, const float* k, const float* v,
               size_t stride) {
   const size_t dim = shape.head_dim;
-  WEFT_ASSERT(dim % 16 == 0 && dim <= kMaxHeadDim && first_token + num_tokens <= kPageTokens);
+  WEFT_ASSERT(dim % 16 == 0 && dim <= kMaxHeadDim && first_token + num_tokens <= kPageTokens &&
+              !is_quantized(format));
   const auto round_row =
       format == KvFormat::kF16 ? WEFT_DISPATCH(RoundRowF16) : WEFT_DISPATCH(RoundRowBf16);
   uint16_t rows[kPageTokens][kMaxHeadDim];

@@ -2,13 +2,23 @@
 // the view and owns the pages; models pass it on; kernels::attention reads every format.
 //
 // A page holds kPageTokens tokens of all KV heads of one layer: for each head its keys and then its
-// values, 2 * head_bytes at a stretch. The heads of a page lie `head_stride` apart, so that the
-// cache can put one head's next page behind it and attention over one head reads on and on. Of a
-// head:
+// values. The heads of a page lie `head_stride` apart, so that the cache can put one head's next
+// page behind it and attention over one head reads on and on. Of a head:
 //   f16   K: (head_dim, kPageTokens)        a row = one feature of all tokens, so that scores of 16
 //         V: (kPageTokens, head_dim)        tokens are one vector and need no horizontal sum
 //   bf16  K: (head_dim / 2, kPageTokens, 2) pairs of features, V: (kPageTokens / 2, head_dim, 2)
 //         pairs of tokens: the operand order of the bf16 dot-product instruction
+//   int8  K: (2, head_dim / 4, 16, 4)       16 tokens x 4 features, V: (head_dim / 16, 8, 16, 4)
+//         16 features x 4 tokens: chunks of 64 bytes, the operand order of the int8 dot product
+//   int4, int2: 2 or 4 chunks that follow each other in int8 share one: byte i of the first in the
+//         lowest bits of byte i, and so on upwards (kv_quant.h shrinks one into the other in place)
+// K and V of a page may have different formats.
+//
+// An int format holds codes c = 0 ... 2^bits - 1 of x = c * s + z, where s and z belong to one
+// token, head, side and group of features (KvShape::group_size()). They are metadata, apart from
+// the codes: for each head K and then V, (head_dim / group, 2, kPageTokens) f16, s before z. The
+// stored s is that of int8; the step of int4 is 17 s, that of int2 85 s, so shrinking rewrites no
+// metadata.
 #pragma once
 
 #include <cstddef>
@@ -19,21 +29,44 @@ namespace weft::kernels {
 
 inline constexpr size_t kPageTokens = 32;
 
-enum class KvFormat : uint8_t { kF16, kBF16 };
+enum class KvFormat : uint8_t { kF16, kBF16, kInt8, kInt4, kInt2 };
+
+constexpr size_t bits(KvFormat f) {
+  return f == KvFormat::kInt8 ? 8 : f == KvFormat::kInt4 ? 4 : f == KvFormat::kInt2 ? 2 : 16;
+}
+constexpr bool is_quantized(KvFormat f) { return bits(f) < 16; }
+// What the stored (int8) s is multiplied by.
+constexpr float step_factor(KvFormat f) {
+  return f == KvFormat::kInt4 ? 17.0f : f == KvFormat::kInt2 ? 85.0f : 1.0f;
+}
+const char* name(KvFormat f);  // "f16", "int8", ...
 
 struct KvShape {
   size_t num_kv_heads = 0;
   size_t head_dim = 0;  // a multiple of 16
+  size_t group = 0;     // features that share s and z: a divisor of head_dim; 0 = group_size()'s
+
+  // The default is the largest divisor of head_dim up to 128 that is a multiple of 16.
+  size_t group_size() const;
+  size_t num_groups() const { return head_dim / group_size(); }
   // Bytes of one head's keys (or values) in a page, and of all heads' keys and values.
-  size_t head_bytes(KvFormat) const { return kPageTokens * head_dim * 2; }
-  size_t page_bytes(KvFormat f) const { return 2 * num_kv_heads * head_bytes(f); }
+  size_t head_bytes(KvFormat f) const { return kPageTokens * head_dim * bits(f) / 8; }
+  size_t page_bytes(KvFormat k, KvFormat v) const {
+    return num_kv_heads * (head_bytes(k) + head_bytes(v));
+  }
+  size_t page_bytes(KvFormat f) const { return page_bytes(f, f); }
+  // Bytes of metadata of one head in a page, K's and V's, and of all heads.
+  size_t meta_head_bytes() const { return 2 * num_groups() * 2 * kPageTokens * sizeof(uint16_t); }
+  size_t meta_page_bytes() const { return num_kv_heads * meta_head_bytes(); }
 };
 
-// One page of one layer. K of head h starts at h * head_stride, V head_bytes after it.
+// One page of one layer. K of head h starts at h * head_stride, V right after it.
 struct KvPage {
   const uint8_t* data = nullptr;
   size_t head_stride = 0;
-  KvFormat format = KvFormat::kF16;
+  KvFormat k_format = KvFormat::kF16, v_format = KvFormat::kF16;
+  const uint8_t* meta = nullptr;  // where a side is quantised
+  size_t meta_stride = 0;         // from head to head
 };
 
 struct KvView {
@@ -43,6 +76,7 @@ struct KvView {
 
 // Rounds keys and values of `num_tokens` tokens into places first_token ... of one page (nearest
 // even; f16 saturates at +-65504, so that an outlier spoils one score and not the whole sequence).
+// `format`: kF16 or kBF16; kv_quant.h makes the others from these.
 // k, v: (num_tokens, num_kv_heads, head_dim) f32, `stride` values from token to token.
 void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_stride,
               size_t first_token, size_t num_tokens, const float* k, const float* v, size_t stride);

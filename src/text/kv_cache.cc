@@ -205,7 +205,8 @@ void KvCache::set_page(KvSequence& s, size_t index, KvBlock block) {
   for (size_t layer = 0; layer < options_.num_layers; ++layer)
     s.pages[layer * s.pages_per_layer + index] = {.data = pool_->page(layer, block),
                                                   .head_stride = pool_->head_stride(),
-                                                  .format = options_.format};
+                                                  .k_format = options_.format,
+                                                  .v_format = options_.format};
 }
 
 void KvCache::keep_pages(KvSequence& s, size_t num_pages) {

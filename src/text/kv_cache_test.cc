@@ -45,7 +45,7 @@ void append(KvCache& cache, SequenceId id, size_t first, const std::vector<int>&
 float read(const kernels::KvPage& page, size_t token, size_t head, size_t i, bool is_key) {
   const auto* units = reinterpret_cast<const uint16_t*>(page.data + head * page.head_stride) +
                       (is_key ? 0 : kPageTokens * kDim);
-  if (page.format == kernels::KvFormat::kF16)
+  if (page.k_format == kernels::KvFormat::kF16)
     return kernels::half_to_float(units[is_key ? i * kPageTokens + token : token * kDim + i]);
   return kernels::bfloat16_to_float(is_key ? units[(i / 2 * kPageTokens + token) * 2 + i % 2]
                                            : units[(token / 2 * kDim + i) * 2 + token % 2]);
