@@ -458,7 +458,7 @@ class TileWorker {
     if constexpr (std::is_same_v<Format, BF16Native>)
       RoundRowsToBf16(scores_, rows * kPageTokens, score_pairs_);
 #endif
-    const uint8_t* values = keys + kv.head_bytes(stored.k_format);
+    const uint8_t* values = stored.head_values(kv, tile_.kv_head);
     const auto add = [&](size_t begin, size_t end, Range seen) HWY_ATTR {
       RunRows(WeighedSumOf<Format>{values, dim, probabilities, state.sums, seen.begin, seen.end},
               begin, end);

@@ -140,9 +140,10 @@ std::optional<KvFault> quantize_kv_page(const KvShape& shape, const KvPage& from
   check(shape);
   WEFT_ASSERT(!is_quantized(from.k_format) && !is_quantized(from.v_format));
   for (size_t h = 0; h < shape.num_kv_heads; ++h) {
-    const uint8_t* side_from = from.data + h * from.head_stride;
-    uint8_t* side_to = to.data + h * to.head_stride;
     for (const bool is_key : {true, false}) {
+      const uint8_t* const side_from = is_key ? from.head_keys(h) : from.head_values(shape, h);
+      uint8_t* const side_to =
+          is_key ? to.data + h * to.head_stride : to.head_values(shape, h);
       const KvFormat narrow = is_key ? to.k_format : to.v_format;
       const KvFormat wide = is_key ? from.k_format : from.v_format;
       if (const auto fault = find_fault(shape, wide, is_key, h, side_from)) return fault;
@@ -154,8 +155,6 @@ std::optional<KvFault> quantize_kv_page(const KvShape& shape, const KvPage& from
         WEFT_ASSERT(narrow == wide);
         std::memcpy(side_to, side_from, shape.head_bytes(wide));
       }
-      side_from += shape.head_bytes(wide);
-      side_to += shape.head_bytes(narrow);
     }
   }
   return std::nullopt;
@@ -164,18 +163,17 @@ std::optional<KvFault> quantize_kv_page(const KvShape& shape, const KvPage& from
 void shrink_kv_page(const KvShape& shape, const KvPage& from, const KvPageOut& to) {
   check(shape);
   for (size_t h = 0; h < shape.num_kv_heads; ++h) {
-    const uint8_t* keys = from.data + h * from.head_stride;
-    uint8_t* out = to.data + h * to.head_stride;
-    shrink_side(shape.head_dim, from.k_format, keys, to.k_format, out);
-    shrink_side(shape.head_dim, from.v_format, keys + shape.head_bytes(from.k_format), to.v_format,
-                out + shape.head_bytes(to.k_format));
+    shrink_side(shape.head_dim, from.k_format, from.head_keys(h), to.k_format,
+                to.data + h * to.head_stride);
+    shrink_side(shape.head_dim, from.v_format, from.head_values(shape, h), to.v_format,
+                to.head_values(shape, h));
   }
 }
 
 void dequantize_kv_page(const KvShape& shape, const KvPage& page, size_t head, float* k, float* v) {
   check(shape);
-  const uint8_t* keys = page.data + head * page.head_stride;
-  const uint8_t* values = keys + shape.head_bytes(page.k_format);
+  const uint8_t* keys = page.head_keys(head);
+  const uint8_t* values = page.head_values(shape, head);
   const uint8_t* meta = page.meta == nullptr ? nullptr : page.meta + head * page.meta_stride;
   if (k != nullptr) dequantize_side(shape, true, page.k_format, keys, meta, k);
   if (v != nullptr)

@@ -30,8 +30,14 @@ struct KvPageOut {
   KvFormat k_format = KvFormat::kF16, v_format = KvFormat::kF16;
   uint8_t* meta = nullptr;
   size_t meta_stride = 0;
+  uint8_t* values = nullptr;
 
-  operator KvPage() const { return {data, head_stride, k_format, v_format, meta, meta_stride}; }
+  operator KvPage() const {
+    return {data, head_stride, k_format, v_format, meta, meta_stride, values};
+  }
+  uint8_t* head_values(const KvShape& shape, size_t head) const {
+    return (values == nullptr ? data + shape.head_bytes(k_format) : values) + head * head_stride;
+  }
 };
 
 // The first value of a page that is no number.
@@ -49,8 +55,8 @@ struct KvFault {
 // Narrows a page's codes: each side to the same or a narrower int format; a 16-bit side stays.
 // Metadata stays valid and is not touched (`to.meta` is not read).
 //
-// The pages may overlap if every head of `to` begins at or before the same head of `from` and ends
-// before the next head of `from` begins: the write position trails the read position. So the pages
+// The pages may overlap if every head of `to` (where values lie apart: its keys, and its values)
+// begins at or before the same head of `from` and ends before the next head of `from` begins: the write position trails the read position. So the pages
 // of one slot, narrowed in order, compact in place.
 void shrink_kv_page(const KvShape& shape, const KvPage& from, const KvPageOut& to);
 

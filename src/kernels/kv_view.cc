@@ -57,8 +57,8 @@ size_t KvShape::group_size() const {
 }
 
 void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_stride,
-              size_t first_token, size_t num_tokens, const float* k, const float* v,
-              size_t stride) {
+              size_t first_token, size_t num_tokens, const float* k, const float* v, size_t stride,
+              uint8_t* values_of_page) {
   const size_t dim = shape.head_dim;
   WEFT_ASSERT(dim % 16 == 0 && dim <= kMaxHeadDim && first_token + num_tokens <= kPageTokens &&
               !is_quantized(format));
@@ -67,7 +67,8 @@ void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_
   uint16_t rows[kPageTokens][kMaxHeadDim];
   for (size_t h = 0; h < shape.num_kv_heads; ++h) {
     uint8_t* keys = page + h * head_stride;
-    uint8_t* values = keys + shape.head_bytes(format);
+    uint8_t* values = values_of_page == nullptr ? keys + shape.head_bytes(format)
+                                                : values_of_page + h * head_stride;
     for (size_t t = 0; t < num_tokens; ++t) round_row(k + t * stride + h * dim, dim, rows[t]);
     if (format == KvFormat::kF16) {
       store_columns(rows, num_tokens, dim, reinterpret_cast<uint16_t*>(keys) + first_token);

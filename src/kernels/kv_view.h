@@ -23,6 +23,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 namespace weft::kernels {
@@ -60,13 +61,21 @@ struct KvShape {
   size_t meta_page_bytes() const { return num_kv_heads * meta_head_bytes(); }
 };
 
-// One page of one layer. K of head h starts at h * head_stride, V right after it.
+// One page of one layer. K of head h starts at h * head_stride, V right after it or as far from
+// `values`.
 struct KvPage {
   const uint8_t* data = nullptr;
   size_t head_stride = 0;
   KvFormat k_format = KvFormat::kF16, v_format = KvFormat::kF16;
   const uint8_t* meta = nullptr;  // where a side is quantised
   size_t meta_stride = 0;         // from head to head
+  const uint8_t* values = nullptr;  // null: right after the keys
+
+  const uint8_t* head_keys(size_t head) const { return data + head * head_stride; }
+  const uint8_t* head_values(const KvShape& shape, size_t head) const {
+    const uint8_t* const first = values == nullptr ? data + shape.head_bytes(k_format) : values;
+    return first + head * head_stride;
+  }
 };
 
 struct KvView {
@@ -77,9 +86,11 @@ struct KvView {
 // Rounds keys and values of `num_tokens` tokens into places first_token ... of one page (nearest
 // even; f16 saturates at +-65504, so that an outlier spoils one score and not the whole sequence).
 // `format`: kF16 or kBF16; kv_quant.h makes the others from these.
-// k, v: (num_tokens, num_kv_heads, head_dim) f32, `stride` values from token to token.
+// k, v: (num_tokens, num_kv_heads, head_dim) f32, `stride` values from token to token. `values`: as
+// KvPage's.
 void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_stride,
-              size_t first_token, size_t num_tokens, const float* k, const float* v, size_t stride);
+              size_t first_token, size_t num_tokens, const float* k, const float* v, size_t stride,
+              uint8_t* values = nullptr);
 
 // What a model needs of a cache, for one forward pass over several sequences.
 class KvStore {
@@ -87,12 +98,17 @@ class KvStore {
   virtual ~KvStore() = default;
   // Stores k, v (num_tokens, num_kv_heads * head_dim) f32, RoPE applied, `stride` values from token
   // to token, of `sequence` at positions first_position ... in `layer`. Room has been reserved
-  // before. Called for each layer once per forward pass, from the engine thread (threads do not
-  // race on one sequence). One thread is enough: it is a thousandth of the pass.
+  // before. Called for each layer once per forward pass and piece, from the engine thread (threads do
+  // not race on one sequence). One thread is enough: it is a thousandth of the pass.
   virtual void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
                       const float* k, const float* v, size_t stride) = 0;
   // Valid until the next append, reserve or release of that sequence.
   virtual KvView view(size_t layer, size_t sequence) const = 0;
+  // Where a piece that begins at `position` ends at the latest: what is stored of earlier tokens may
+  // change there, so that the tokens before it attend first and those from it on are appended then.
+  virtual size_t piece_end(size_t /*layer*/, size_t /*sequence*/, size_t /*position*/) const {
+    return std::numeric_limits<size_t>::max();
+  }
 };
 
 }  // namespace weft::kernels

@@ -46,6 +46,7 @@ struct LlamaWorkspace final : Workspace {
   kernels::Activations activations;
   kernels::AttentionScratch attention;
   std::vector<kernels::AttentionCall> calls;  // one for each sequence
+  std::vector<size_t> attended_tokens;        // of each sequence's, in this layer
   std::vector<size_t> wanted;                 // rows that logits are made of
 };
 
@@ -268,32 +269,44 @@ void Llama::rotate(const Layer& layer, size_t num_tokens, LlamaWorkspace& w,
   });
 }
 
-// Stores k and v, then attended = attention(q) for every sequence.
+// Stores k and v, then attended = attention(q) for every sequence: in one piece, or in pieces where
+// the cache changes what it holds of earlier tokens.
 void Llama::attend(size_t layer, std::span<const SequenceInput> batch, kernels::KvStore& cache,
                    LlamaWorkspace& w, const CoreSet& cores) const {
   const size_t q_size = config_.num_heads * config_.head_dim;
   const size_t kv_size = config_.num_kv_heads * config_.head_dim;
-  w.calls.clear();
-  size_t row = 0;
-  for (const SequenceInput& input : batch) {
-    cache.append(layer, input.sequence, input.first_position, input.tokens.size(),
-                 w.k.data() + row * kv_size, w.v.data() + row * kv_size, kv_size);
-    w.calls.push_back({.q = w.q.data() + row * q_size,
-                       .q_stride = q_size,
-                       .out = w.attended.data() + row * q_size,
-                       .out_stride = q_size,
-                       .num_tokens = input.tokens.size(),
-                       .first_position = input.first_position,
-                       .kv = cache.view(layer, input.sequence)});
-    row += input.tokens.size();
-  }
   const kernels::AttentionShape shape{
       .num_heads = config_.num_heads,
       .kv = kv_shape(),
       .scale = 1 / std::sqrt(static_cast<float>(config_.head_dim)),
       .window = config_.sliding_window,
   };
-  kernels::attention(shape, w.calls, w.attention, cores);
+  w.attended_tokens.assign(batch.size(), 0);
+  while (true) {
+    w.calls.clear();
+    size_t first_row = 0;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const SequenceInput& input = batch[i];
+      size_t& done = w.attended_tokens[i];
+      const size_t row = first_row + done, position = input.first_position + done;
+      first_row += input.tokens.size();
+      if (done == input.tokens.size()) continue;
+      const size_t end = cache.piece_end(layer, input.sequence, position);
+      const size_t count = std::min(input.tokens.size() - done, end - position);
+      done += count;
+      cache.append(layer, input.sequence, position, count, w.k.data() + row * kv_size,
+                   w.v.data() + row * kv_size, kv_size);
+      w.calls.push_back({.q = w.q.data() + row * q_size,
+                         .q_stride = q_size,
+                         .out = w.attended.data() + row * q_size,
+                         .out_stride = q_size,
+                         .num_tokens = count,
+                         .first_position = position,
+                         .kv = cache.view(layer, input.sequence)});
+    }
+    if (w.calls.empty()) return;
+    kernels::attention(shape, w.calls, w.attention, cores);
+  }
 }
 
 // Logits of the wanted rows alone: the head is a large part of a small model.
