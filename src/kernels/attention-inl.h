@@ -8,245 +8,18 @@
 #include <limits>
 #include <type_traits>
 
-#include "base/error.h"
 #include "hwy/highway.h"
+#include "kernels/attention_codes-inl.h"
+#include "kernels/attention_formats-inl.h"
 #include "kernels/attention_tile.h"
 #include "kernels/exp-inl.h"
 #include "kernels/isa.h"
 
-HWY_BEFORE_NAMESPACE();
-#if HWY_TARGET == HWY_AVX3_DL && !defined(__clang__)
-#define WEFT_ATTENTION_NATIVE_BF16 1
-// Only BF16Native uses it, where has_native_bf16() says that the CPU does.
-#pragma GCC push_options
-#pragma GCC target("avx512bf16")
-#else
-#define WEFT_ATTENTION_NATIVE_BF16 0
-#endif
+WEFT_ATTENTION_BEFORE_NAMESPACE();
 namespace weft::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using DF = hn::CappedTag<float, 16>;
-using DU = hn::Rebind<uint32_t, DF>;
-using DI = hn::Rebind<int32_t, DF>;
-using VF = hn::Vec<DF>;
-using VU = hn::Vec<DU>;
-constexpr size_t kLanes = hn::MaxLanes(DF());
-constexpr size_t kPageVectors = kPageTokens / kLanes;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-// Rows whose accumulators fit the registers: 32 of them in AVX-512, 16 elsewhere.
-constexpr size_t kScoreRows = kLanes == 16 ? 8 : 4;
-constexpr size_t kWeighRows = kLanes == 16 ? 6 : 3;
-
-// ---- formats. A page is rows of units, kPack values each that meet in one dot product: keys are
-// (head_dim / kPack, 32 tokens), values (32 / kPack, head_dim). `Other` is a unit of the other
-// side.
-
-struct F16 {
-  static constexpr size_t kPack = 1;
-  using Other = float;
-  using Units = VF;
-  static HWY_INLINE Units Load(const uint8_t* row, size_t unit) {
-    const hn::Rebind<hwy::float16_t, DF> d;
-    return hn::PromoteTo(DF(), hn::LoadU(d, reinterpret_cast<const hwy::float16_t*>(row) + unit));
-  }
-  static HWY_INLINE Units LoadHalf(const uint8_t* row, size_t unit, uint32_t) {
-    return Load(row, unit);
-  }
-  static HWY_INLINE VF Dot(VF acc, Units units, Other x) {
-    return hn::MulAdd(hn::Set(DF(), x), units, acc);
-  }
-};
-
-// bf16 pairs widened to f32; queries and probabilities stay f32.
-struct BF16Widened {
-  static constexpr size_t kPack = 2;
-  struct Other {
-    float low, high;
-  };
-  struct Units {
-    VF low, high;
-  };
-  static HWY_INLINE Units Widen(VU pairs) {
-    return {hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)),
-            hn::BitCast(DF(), hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)))};
-  }
-  static HWY_INLINE Units Load(const uint8_t* row, size_t unit) {
-    return Widen(hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(row) + unit));
-  }
-  static HWY_INLINE Units LoadHalf(const uint8_t* row, size_t unit, uint32_t mask) {
-    const VU pairs = hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(row) + unit);
-    return Widen(hn::And(pairs, hn::Set(DU(), mask)));
-  }
-  static HWY_INLINE VF Dot(VF acc, const Units& units, Other x) {
-    acc = hn::MulAdd(hn::Set(DF(), x.low), units.low, acc);
-    return hn::MulAdd(hn::Set(DF(), x.high), units.high, acc);
-  }
-};
-
-#if WEFT_ATTENTION_NATIVE_BF16
-struct BF16Native {
-  static constexpr size_t kPack = 2;
-  using Other = uint32_t;
-  using Units = VU;
-  static HWY_INLINE Units Load(const uint8_t* row, size_t unit) {
-    return hn::LoadU(DU(), reinterpret_cast<const uint32_t*>(row) + unit);
-  }
-  static HWY_INLINE Units LoadHalf(const uint8_t* row, size_t unit, uint32_t mask) {
-    return hn::And(Load(row, unit), hn::Set(DU(), mask));
-  }
-  static HWY_INLINE VF Dot(VF acc, Units units, Other x) {
-    const __m512i pair = _mm512_set1_epi32(static_cast<int>(x));
-    return VF{_mm512_dpbf16_ps(acc.raw, reinterpret_cast<__m512bh>(units.raw),
-                               reinterpret_cast<__m512bh>(pair))};
-  }
-};
-
-// n f32 values, up to a multiple of 32, to bf16 (what follows the rows is room in the scratch).
-HWY_INLINE void RoundRowsToBf16(const float* x, size_t n, uint32_t* pairs) {
-  for (size_t i = 0; i < n; i += 32) {
-    const __m512bh rounded =
-        _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + 16), _mm512_loadu_ps(x + i));
-    _mm512_storeu_si512(pairs + i / 2, reinterpret_cast<__m512i>(rounded));
-  }
-}
-#endif
-
-// Tokens of a page that a query sees.
-struct Range {
-  size_t begin, end;
-};
-
-// ---- register tiles
-
-template <class Format>
-struct ScoresOf {
-  const uint8_t* keys;
-  size_t dim;
-  const typename Format::Other* queries;  // (rows, dim / kPack)
-  float* scores;                          // (rows, 32)
-  static constexpr size_t kMaxRows = kScoreRows;
-
-  template <size_t M>
-  HWY_INLINE void Run(size_t row) const {
-    const size_t depth = dim / Format::kPack;
-    const typename Format::Other* q = queries + row * depth;
-    for (size_t column = 0; column < kPageTokens; column += 2 * kLanes) {
-      VF acc[M][2];
-      HWY_UNROLL(8)
-      for (size_t m = 0; m < M; ++m) acc[m][0] = acc[m][1] = hn::Zero(DF());
-      constexpr size_t kRowBytes = kPageTokens * 2 * Format::kPack;
-      const uint8_t* units = keys;
-      for (size_t i = 0; i < depth; ++i, units += kRowBytes) {
-        const auto k0 = Format::Load(units, column);
-        const auto k1 = Format::Load(units, column + kLanes);
-        HWY_UNROLL(8)
-        for (size_t m = 0; m < M; ++m) {
-          acc[m][0] = Format::Dot(acc[m][0], k0, q[m * depth + i]);
-          acc[m][1] = Format::Dot(acc[m][1], k1, q[m * depth + i]);
-        }
-      }
-      HWY_UNROLL(8)
-      for (size_t m = 0; m < M; ++m) {
-        float* out = scores + (row + m) * kPageTokens + column;
-        hn::StoreU(acc[m][0], DF(), out);
-        hn::StoreU(acc[m][1], DF(), out + kLanes);
-      }
-    }
-  }
-};
-
-// sums += probabilities x values over the tokens [begin, end) of a page.
-template <class Format>
-struct WeighedSumOf {
-  const uint8_t* values;
-  size_t dim;
-  const typename Format::Other* probabilities;  // (rows, 32 / kPack)
-  float* sums;                                  // (rows, dim)
-  size_t begin, end;
-  static constexpr size_t kMaxRows = kWeighRows;
-
-  template <size_t M>
-  HWY_INLINE void Run(size_t row) const {
-    size_t column = 0;
-    for (; column + 4 * kLanes <= dim; column += 4 * kLanes) Columns<M, 4>(row, column);
-    if (column + 2 * kLanes <= dim) {
-      Columns<M, 2>(row, column);
-      column += 2 * kLanes;
-    }
-    if (column < dim) Columns<M, 1>(row, column);
-  }
-
-  template <size_t M, size_t N>
-  HWY_INLINE void Columns(size_t row, size_t column) const {
-    VF acc[M][N];
-    HWY_UNROLL(8)
-    for (size_t m = 0; m < M; ++m) {
-      HWY_UNROLL(4)
-      for (size_t n = 0; n < N; ++n)
-        acc[m][n] = hn::LoadU(DF(), sums + (row + m) * dim + column + n * kLanes);
-    }
-    size_t u = begin / Format::kPack;
-    if (begin % Format::kPack != 0) {
-      // The pair's first token is hidden; and so is its second if that is the end.
-      Half<M, N>(row, column, u++, 0xFFFF0000u, acc);
-    }
-    for (; u < end / Format::kPack; ++u) {
-      typename Format::Units v[N];
-      HWY_UNROLL(4)
-      for (size_t n = 0; n < N; ++n) v[n] = Format::Load(Row(u), column + n * kLanes);
-      Add<M, N>(row, u, v, acc);
-    }
-    if (end % Format::kPack != 0 && u == end / Format::kPack)
-      Half<M, N>(row, column, u, 0x0000FFFFu, acc);
-    HWY_UNROLL(8)
-    for (size_t m = 0; m < M; ++m) {
-      HWY_UNROLL(4)
-      for (size_t n = 0; n < N; ++n)
-        hn::StoreU(acc[m][n], DF(), sums + (row + m) * dim + column + n * kLanes);
-    }
-  }
-
-  template <size_t M, size_t N>
-  HWY_INLINE void Half(size_t row, size_t column, size_t u, uint32_t mask, VF (&acc)[M][N]) const {
-    typename Format::Units v[N];
-    HWY_UNROLL(4)
-    for (size_t n = 0; n < N; ++n) v[n] = Format::LoadHalf(Row(u), column + n * kLanes, mask);
-    Add<M, N>(row, u, v, acc);
-  }
-
-  template <size_t M, size_t N>
-  HWY_INLINE void Add(size_t row, size_t u, const typename Format::Units (&v)[N],
-                      VF (&acc)[M][N]) const {
-    constexpr size_t kUnits = kPageTokens / Format::kPack;
-    HWY_UNROLL(8)
-    for (size_t m = 0; m < M; ++m) {
-      HWY_UNROLL(4)
-      for (size_t n = 0; n < N; ++n)
-        acc[m][n] = Format::Dot(acc[m][n], v[n], probabilities[(row + m) * kUnits + u]);
-    }
-  }
-
-  const uint8_t* Row(size_t u) const { return values + u * dim * 2 * Format::kPack; }
-};
-
-template <class Kernel, size_t M>
-HWY_INLINE void RunLastRows(const Kernel& kernel, size_t row, size_t num_rows) {
-  if constexpr (M > 0) {
-    if (num_rows == M) {
-      kernel.template Run<M>(row);
-    } else {
-      RunLastRows<Kernel, M - 1>(kernel, row, num_rows);
-    }
-  }
-}
-
-template <class Kernel>
-HWY_INLINE void RunRows(const Kernel& kernel, size_t begin, size_t end) {
-  for (; end - begin >= Kernel::kMaxRows; begin += Kernel::kMaxRows)
-    kernel.template Run<Kernel::kMaxRows>(begin);
-  RunLastRows<Kernel, Kernel::kMaxRows - 1>(kernel, begin, end - begin);
-}
 
 // ---- running softmax
 
@@ -352,7 +125,8 @@ class TileWorker {
     scores_ = reinterpret_cast<float*>(query_pairs_ + kMaxTileRows * dim / 2);
     score_pairs_ = reinterpret_cast<uint32_t*>(scores_ + kMaxTileRows * kPageTokens);
     lanes_ = reinterpret_cast<float*>(score_pairs_ + kMaxTileRows * kPageTokens / 2);
-    states_ = lanes_ + kMaxTileRows * 16;
+    codes_ = CodeScratch(lanes_ + kMaxTileRows * 16, dim);
+    states_ = lanes_ + kMaxTileRows * 16 + code_floats(dim);
   }
 
   void Run() {
@@ -389,6 +163,8 @@ class TileWorker {
   float* scores_;          // (R, 32)
   uint32_t* score_pairs_;  // (R, 16)
   float* lanes_;           // (R, 16)
+  CodeScratch codes_;
+  bool has_query_codes_ = false;  // made when the first int page is met
   float* states_;
 
   void LoadQueries() {
@@ -429,25 +205,14 @@ class TileWorker {
   }
 
   void RunPage(size_t page, const State& state) {
-    const KvPage& stored = tile_.call->kv.pages[page];
-    if (stored.k_format == KvFormat::kF16)
-      return RunPageAs<F16>(page, stored, queries_, scores_, state);
-    WEFT_ASSERT(stored.k_format == KvFormat::kBF16);
-#if WEFT_ATTENTION_NATIVE_BF16
-    if (has_native_bf16())
-      return RunPageAs<BF16Native>(page, stored, query_pairs_, score_pairs_, state);
-#endif
-    RunPageAs<BF16Widened>(page, stored, reinterpret_cast<const BF16Widened::Other*>(queries_),
-                           reinterpret_cast<const BF16Widened::Other*>(scores_), state);
-  }
-
-  template <class Format>
-  void RunPageAs(size_t page, const KvPage& stored, const typename Format::Other* queries,
-                 const typename Format::Other* probabilities, const State& state) {
     const KvShape& kv = tile_.shape->kv;
+    const KvPage& stored = tile_.call->kv.pages[page];
     const size_t dim = kv.head_dim, rows = tile_.num_rows(), heads = tile_.num_heads;
-    const uint8_t* keys = stored.data + tile_.kv_head * stored.head_stride;
-    RunRows(ScoresOf<Format>{keys, dim, queries, scores_}, 0, rows);
+    const uint8_t* keys = stored.head_keys(tile_.kv_head);
+    const uint8_t* values = stored.head_values(kv, tile_.kv_head);
+    const bool has_meta = stored.meta != nullptr;
+    const uint8_t* meta = has_meta ? stored.meta + tile_.kv_head * stored.meta_stride : nullptr;
+    ScorePage(stored.k_format, keys, meta);
     for (size_t r = 0; r < rows; ++r) {
       const Range seen = Visible(page, r / heads);
       if (seen.begin < seen.end)
@@ -455,20 +220,57 @@ class TileWorker {
               state.sums + r * dim, dim);
     }
 #if WEFT_ATTENTION_NATIVE_BF16
-    if constexpr (std::is_same_v<Format, BF16Native>)
+    if (stored.v_format == KvFormat::kBF16 && has_native_bf16())
       RoundRowsToBf16(scores_, rows * kPageTokens, score_pairs_);
 #endif
-    const uint8_t* values = stored.head_values(kv, tile_.kv_head);
-    const auto add = [&](size_t begin, size_t end, Range seen) HWY_ATTR {
-      RunRows(WeighedSumOf<Format>{values, dim, probabilities, state.sums, seen.begin, seen.end},
-              begin, end);
-    };
+    if (has_meta) meta += kv.meta_head_bytes() / 2;
     const Range first = Visible(page, 0), last = Visible(page, tile_.num_tokens - 1);
-    if (first.begin == last.begin && first.end == last.end) return add(0, rows, first);
+    if (first.begin == last.begin && first.end == last.end)
+      return AddValues(stored.v_format, values, meta, state, 0, rows, first);
     for (size_t t = 0; t < tile_.num_tokens; ++t) {
       const Range seen = Visible(page, t);
-      if (seen.begin < seen.end) add(t * heads, (t + 1) * heads, seen);
+      if (seen.begin < seen.end)
+        AddValues(stored.v_format, values, meta, state, t * heads, (t + 1) * heads, seen);
     }
+  }
+
+  // scores_ = queries x keys of a page.
+  void ScorePage(KvFormat format, const uint8_t* keys, const uint8_t* meta) {
+    const size_t dim = tile_.shape->kv.head_dim, rows = tile_.num_rows();
+    if (is_quantized(format)) {
+      if (!has_query_codes_) MakeQueryCodes(tile_.shape->kv, queries_, rows, codes_);
+      has_query_codes_ = true;
+      return ScoreCodes(format, tile_.shape->kv, keys, meta, queries_, codes_, rows, scores_);
+    }
+    if (format == KvFormat::kF16)
+      return RunRows(ScoresOf<F16>{keys, dim, queries_, scores_}, 0, rows);
+#if WEFT_ATTENTION_NATIVE_BF16
+    if (has_native_bf16())
+      return RunRows(ScoresOf<BF16Native>{keys, dim, query_pairs_, scores_}, 0, rows);
+#endif
+    const auto* pairs = reinterpret_cast<const BF16Widened::Other*>(queries_);
+    RunRows(ScoresOf<BF16Widened>{keys, dim, pairs, scores_}, 0, rows);
+  }
+
+  // Sums of the rows [begin, end) += their weights x the values that they see.
+  void AddValues(KvFormat format, const uint8_t* values, const uint8_t* meta, const State& state,
+                 size_t begin, size_t end, Range seen) {
+    const size_t dim = tile_.shape->kv.head_dim;
+    if (is_quantized(format))
+      return AddCodes(format, tile_.shape->kv, values, meta, scores_, seen, codes_, begin, end,
+                      state.sums);
+    if (format == KvFormat::kF16)
+      return RunRows(WeighedSumOf<F16>{values, dim, scores_, state.sums, seen.begin, seen.end},
+                     begin, end);
+#if WEFT_ATTENTION_NATIVE_BF16
+    if (has_native_bf16())
+      return RunRows(
+          WeighedSumOf<BF16Native>{values, dim, score_pairs_, state.sums, seen.begin, seen.end},
+          begin, end);
+#endif
+    const auto* pairs = reinterpret_cast<const BF16Widened::Other*>(scores_);
+    RunRows(WeighedSumOf<BF16Widened>{values, dim, pairs, state.sums, seen.begin, seen.end}, begin,
+            end);
   }
 
   void Finish(const State& state) {
@@ -491,8 +293,4 @@ void MergeTile(const AttentionTile& tile, float* scratch) {
 }
 
 }  // namespace weft::kernels::HWY_NAMESPACE
-#if WEFT_ATTENTION_NATIVE_BF16
-#pragma GCC pop_options
-#endif
-#undef WEFT_ATTENTION_NATIVE_BF16
 HWY_AFTER_NAMESPACE();

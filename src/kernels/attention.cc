@@ -75,6 +75,7 @@ void for_each_tile(const AttentionShape& shape, std::span<const AttentionCall> c
 void check(const AttentionShape& shape, std::span<const AttentionCall> calls) {
   WEFT_ASSERT(shape.kv.num_kv_heads != 0 && shape.num_heads % shape.kv.num_kv_heads == 0);
   WEFT_ASSERT(shape.kv.head_dim % 16 == 0 && shape.kv.head_dim <= 512);
+  WEFT_ASSERT(shape.kv.group_size() <= 256);  // sums of products of codes fit 32 bit
   for (const AttentionCall& call : calls)
     WEFT_ASSERT(call.first_position + call.num_tokens <= call.kv.length &&
                 call.kv.length <= call.kv.pages.size() * kPageTokens);

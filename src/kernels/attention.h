@@ -46,7 +46,10 @@ struct AttentionScratch {
 };
 
 // Accuracy: keys, values as stored; f32 sums. On CPUs with bf16 dot products, bf16 pages also round
-// queries and probabilities to bf16 (relative 2^-9 each). kv.head_dim <= 512.
+// queries and probabilities to bf16 (relative 2^-9 each). Pages of int formats are read as they
+// are, never widened in memory; with AVX-512, queries and weights meet them as fixed-point numbers
+// of 16 bit (two int8 dot products), 2^-16 of a query's largest value and of a page's largest
+// weight off. kv.head_dim <= 512, kv.group_size() <= 256.
 void attention(const AttentionShape& shape, std::span<const AttentionCall> calls,
                AttentionScratch& scratch, const CoreSet& cores);
 

@@ -39,10 +39,22 @@ inline size_t state_floats(size_t rows, size_t head_dim) {
   return (rows * (head_dim + 2) + 15) / 16 * 16;
 }
 
-// One core's: queries in f32 and bf16, scores, probabilities as bf16, sums by lane, two states.
+// What int pages need (attention_codes-inl.h): of each row the query's codes, its step, its sums by
+// group; weights or their codes, step and offset.
+inline size_t code_floats(size_t head_dim) {
+  return kMaxTileRows * (head_dim / 2 + 1 + head_dim / 16 + kPageTokens + 2);
+}
+
+// One core's: queries in f32 and bf16, scores, probabilities as bf16, sums by lane, what int pages
+// need, two states.
 inline size_t core_floats(size_t head_dim) {
   return kMaxTileRows * (head_dim + head_dim / 2 + kPageTokens + kPageTokens / 2 + 16) +
-         2 * state_floats(kMaxTileRows, head_dim);
+         code_floats(head_dim) + 2 * state_floats(kMaxTileRows, head_dim);
 }
+
+// Tokens of a page that a query sees.
+struct Range {
+  size_t begin, end;
+};
 
 }  // namespace weft::kernels

@@ -142,8 +142,7 @@ std::optional<KvFault> quantize_kv_page(const KvShape& shape, const KvPage& from
   for (size_t h = 0; h < shape.num_kv_heads; ++h) {
     for (const bool is_key : {true, false}) {
       const uint8_t* const side_from = is_key ? from.head_keys(h) : from.head_values(shape, h);
-      uint8_t* const side_to =
-          is_key ? to.data + h * to.head_stride : to.head_values(shape, h);
+      uint8_t* const side_to = is_key ? to.data + h * to.head_stride : to.head_values(shape, h);
       const KvFormat narrow = is_key ? to.k_format : to.v_format;
       const KvFormat wide = is_key ? from.k_format : from.v_format;
       if (const auto fault = find_fault(shape, wide, is_key, h, side_from)) return fault;

@@ -56,8 +56,9 @@ struct KvFault {
 // Metadata stays valid and is not touched (`to.meta` is not read).
 //
 // The pages may overlap if every head of `to` (where values lie apart: its keys, and its values)
-// begins at or before the same head of `from` and ends before the next head of `from` begins: the write position trails the read position. So the pages
-// of one slot, narrowed in order, compact in place.
+// begins at or before the same head of `from` and ends before the next head of `from` begins: the
+// write position trails the read position. So the pages of one slot, narrowed in order, compact in
+// place.
 void shrink_kv_page(const KvShape& shape, const KvPage& from, const KvPageOut& to);
 
 // One head of a page, of any format, as attention sees it. k, v: (kPageTokens, head_dim), either
