@@ -15,7 +15,7 @@ size_t pages_for(size_t tokens) { return tokens / kPageTokens + (tokens % kPageT
 }  // namespace
 
 KvCache::KvCache(std::shared_ptr<KvPool> pool)
-    : pool_(std::move(pool)), options_(pool_->options()) {}
+    : pool_(std::move(pool)), options_(pool_->options()), policy_(options_.policy.get()) {}
 
 KvCache::~KvCache() {
   for (const KvSequence& s : sequences_)
@@ -42,6 +42,9 @@ SequenceId KvCache::create() {
   s.kept.clear();
   s.before = pool_->root();
   s.keeps = true;
+  s.narrow.reset();
+  s.forked = false;
+  s.bad_value.reset();
   return id;
 }
 
@@ -50,6 +53,20 @@ SequenceId KvCache::fork(SequenceId source, size_t num_tokens) {
   KvSequence& from = get(source);
   KvSequence& s = get(id);
   WEFT_ASSERT(num_tokens <= length(source));
+  if (from.narrow) {
+    s.narrow = from.narrow;
+    s.blocks = from.blocks;
+    pool_->share(s.blocks);
+    s.pages = from.pages;
+    s.pages_per_layer = from.pages_per_layer;
+    s.layer_length = from.layer_length;
+    s.bad_value = from.bad_value;
+    s.keeps = false;
+    s.forked = from.forked = true;
+    from.room = 0;
+    truncate(id, num_tokens);
+    return id;
+  }
   const size_t num_pages = pages_for(num_tokens);
   grow_page_table(s, num_pages);
   pool_->share(std::span(from.blocks).first(num_pages));
@@ -70,19 +87,29 @@ void KvCache::release(SequenceId sequence) {
   unused_.push_back(sequence);
 }
 
-void KvCache::truncate(SequenceId sequence, size_t num_tokens) {
+size_t KvCache::truncate(SequenceId sequence, size_t num_tokens) {
   KvSequence& s = get(sequence);
   WEFT_ASSERT(num_tokens <= length(sequence));
-  keep_pages(s, pages_for(num_tokens));
+  s.room = 0;
+  if (s.narrow) {
+    num_tokens = s.narrow->can_keep(num_tokens);
+    s.narrow->truncate(*policy_, num_tokens);
+    keep_pages(s, s.narrow->blocks_in_use());
+    s.narrow->drop_blocks(s.blocks.size());
+  } else {
+    keep_pages(s, pages_for(num_tokens));
+  }
   s.kept.resize(std::min(s.kept.size(), num_tokens / kPageTokens));
   std::fill(s.layer_length.begin(), s.layer_length.end(), num_tokens);
-  s.room = 0;
+  return num_tokens;
 }
 
 SequenceId KvCache::create_from_prefix(uint64_t scope, std::span<const Token> tokens) {
   const SequenceId id = create();
   KvSequence& s = get(id);
   taken_.clear();
+  // A kept page is one of 16 bit.
+  if (policy_ != nullptr) tokens = tokens.first(std::min(tokens.size(), policy_->exact_until()));
   pool_->find_prefix(scope, tokens, taken_, s.kept);
   grow_page_table(s, taken_.size());
   for (const KvBlock block : taken_) set_page(s, s.blocks.size(), block);
@@ -94,8 +121,11 @@ void KvCache::keep_prefix(SequenceId sequence, uint64_t scope, std::span<const T
   KvSequence& s = get(sequence);
   const size_t num_full = length(sequence) / kPageTokens;
   WEFT_ASSERT(tokens.size() >= num_full * kPageTokens);
+  if (s.narrow) return;
   while (s.keeps && s.kept.size() < num_full) {
     const size_t page = s.kept.size();
+    // Not what own_all_but() would have to copy next.
+    if (policy_ != nullptr && length(sequence) + page >= policy_->exact_until()) return;
     const auto kept = pool_->keep(scope, page == 0 ? s.before : s.kept.back(),
                                   tokens.subspan(page * kPageTokens, kPageTokens), s.blocks[page]);
     s.keeps = kept.has_value();
@@ -105,9 +135,29 @@ void KvCache::keep_prefix(SequenceId sequence, uint64_t scope, std::span<const T
   }
 }
 
+size_t KvCache::max_piece(SequenceId sequence) const {
+  if (policy_ == nullptr) return KvPolicy::kNever;
+  const size_t stored = length(sequence), end = policy_->pass_end(stored);
+  return end == KvPolicy::kNever ? end : end - stored;
+}
+
 bool KvCache::reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens) {
   KvSequence& s = get(sequence);
   const size_t stored = length(sequence);
+  if (policy_ == nullptr) return reserve_plain(s, stored, num_tokens, keep_free_tokens);
+  WEFT_ASSERT(num_tokens <= max_piece(sequence));
+  if (policy_->max_length() - stored < num_tokens) return false;
+  if (s.narrow || stored >= policy_->exact_until())
+    return reserve_narrow(s, stored, num_tokens, keep_free_tokens);
+  if (!reserve_plain(s, stored, num_tokens, keep_free_tokens)) return false;
+  // Blocks have to be this sequence's own once pages become narrow. One copy for each token that is
+  // left until then does not hold up a step.
+  const size_t end = stored + num_tokens, exact_until = policy_->exact_until();
+  return own_all_but(s, exact_until > end ? exact_until - end : 0);
+}
+
+bool KvCache::reserve_plain(KvSequence& s, size_t stored, size_t num_tokens,
+                            size_t keep_free_tokens) {
   if (num_tokens > capacity_tokens()) return false;  // and the sum below cannot overflow
   const size_t num_pages = pages_for(stored + num_tokens);
   // Only the page that the next token falls into can be both shared and written: the ones before
@@ -130,6 +180,79 @@ bool KvCache::reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_t
   for (const KvBlock block : taken_) set_page(s, s.blocks.size(), block);
   s.room = std::max(s.room, stored + num_tokens);
   return true;
+}
+
+bool KvCache::reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens,
+                             size_t keep_free_tokens) {
+  if (!s.narrow) {
+    if (!own_all_but(s, 0)) return false;
+    s.narrow.emplace(*policy_, options_.num_layers, s.blocks.size(), stored);
+    s.kept.clear();
+    s.keeps = false;
+  }
+  if (s.forked && !own_copies(s)) return false;
+  const size_t steps = policy_->mode() == KvMode::kPressure ? s.narrow->steps() : KvPolicy::kNever;
+  const size_t needed = num_tokens == 0 ? 0 : policy_->blocks(stored, stored + num_tokens, steps);
+  if (needed > s.blocks.size()) {
+    taken_.clear();
+    if (!pool_->take(needed - s.blocks.size(), pages_for(keep_free_tokens), taken_)) return false;
+    s.narrow->add_blocks(taken_.size());
+    s.blocks.insert(s.blocks.end(), taken_.begin(), taken_.end());
+  }
+  grow_page_table(s, pages_for(stored + num_tokens));
+  s.room = std::max(s.room, stored + num_tokens);
+  return true;
+}
+
+// Copies the last pages that others own too, until at most so many are left.
+bool KvCache::own_all_but(KvSequence& s, size_t num_shared) {
+  if (s.blocks.size() <= num_shared) return true;
+  size_t count = 0;
+  for (const KvBlock block : s.blocks) count += !pool_->is_exclusive(block);
+  for (size_t page = s.blocks.size(); count > num_shared && page-- > 0;) {
+    if (pool_->is_exclusive(s.blocks[page])) continue;
+    if (!own_page(s, page)) return false;
+    --count;
+  }
+  return true;
+}
+
+bool KvCache::own_page(KvSequence& s, size_t page) {
+  const KvBlock shared = s.blocks[page];
+  taken_.clear();
+  if (pool_->take(1, 0, taken_)) {
+    pool_->copy(shared, taken_.back());
+    pool_->drop({&shared, 1});
+    set_page(s, page, taken_.back());
+  } else if (!pool_->unkeep(shared)) {
+    return false;
+  }
+  s.kept.resize(std::min(s.kept.size(), page));
+  s.keeps = false;
+  return true;
+}
+
+// Of a fork's blocks.
+bool KvCache::own_copies(KvSequence& s) {
+  const auto is_own = [&](KvBlock block) { return pool_->is_exclusive(block); };
+  if (!std::all_of(s.blocks.begin(), s.blocks.end(), is_own)) {
+    taken_.clear();
+    if (!pool_->take(s.blocks.size(), 0, taken_)) return false;
+    for (size_t i = 0; i < s.blocks.size(); ++i) pool_->copy(s.blocks[i], taken_[i]);
+    pool_->drop(s.blocks);
+    s.blocks.assign(taken_.begin(), taken_.end());
+    for (size_t layer = 0; layer < options_.num_layers; ++layer)
+      s.narrow->update_pages(*policy_, place(s, layer), layer);
+  }
+  s.forked = false;
+  return true;
+}
+
+NarrowPages::Place KvCache::place(KvSequence& s, size_t layer) {
+  return {.pool = *pool_,
+          .blocks = s.blocks,
+          .pages = std::span(s.pages).subspan(layer * s.pages_per_layer, s.pages_per_layer),
+          .scratch = scratch_};
 }
 
 KvSequence KvCache::take_out(SequenceId sequence) {
@@ -155,12 +278,27 @@ void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_
   KvSequence& s = get(sequence);
   WEFT_ASSERT(layer < options_.num_layers && first_position <= s.layer_length[layer] &&
               first_position + num_tokens <= s.room);
+  if (s.narrow && num_tokens != 0) {
+    const NarrowPages::Place at = place(s, layer);
+    const auto bad = s.narrow->advance(*policy_, at, layer, first_position);
+    if (!s.bad_value) s.bad_value = bad;
+    s.narrow->grow(*policy_, at, layer, first_position + num_tokens);
+  }
   for (size_t done = 0; done < num_tokens;) {
     const size_t position = first_position + done, in_page = position % kPageTokens;
     const size_t count = std::min(num_tokens - done, kPageTokens - in_page);
-    kernels::write_kv(options_.shape, options_.format,
-                      pool_->page(layer, s.blocks[position / kPageTokens]), pool_->head_stride(),
-                      in_page, count, k + done * stride, v + done * stride, stride);
+    const size_t index = position / kPageTokens;
+    if (s.narrow) {
+      // The cells are this sequence's own; the view of them is const for who reads.
+      const kernels::KvPage& page = s.pages[layer * s.pages_per_layer + index];
+      kernels::write_kv(options_.shape, options_.format, const_cast<uint8_t*>(page.data),
+                        page.head_stride, in_page, count, k + done * stride, v + done * stride,
+                        stride, const_cast<uint8_t*>(page.values));
+    } else {
+      kernels::write_kv(options_.shape, options_.format, pool_->page(layer, s.blocks[index]),
+                        pool_->head_stride(), in_page, count, k + done * stride, v + done * stride,
+                        stride);
+    }
     done += count;
   }
   s.layer_length[layer] = first_position + num_tokens;
@@ -172,6 +310,43 @@ kernels::KvView KvCache::view(size_t layer, size_t sequence) const {
   const size_t length = s.layer_length[layer];
   return {.pages = std::span(s.pages).subspan(layer * s.pages_per_layer, pages_for(length)),
           .length = length};
+}
+
+size_t KvCache::piece_end(size_t layer, size_t sequence, size_t position) const {
+  return get(sequence).narrow ? policy_->next_cut(layer, position) : KvPolicy::kNever;
+}
+
+KvUsage KvCache::usage(SequenceId sequence) const {
+  const KvSequence& s = get(sequence);
+  const kernels::KvShape& shape = options_.shape;
+  KvUsage usage;
+  usage.block_bytes = s.blocks.size() * options_.num_layers * shape.page_bytes(options_.format);
+  if (s.narrow)
+    s.narrow->add_usage(*policy_, shape, usage);
+  else
+    usage.code_bytes[0] = pages_for(length(sequence)) * options_.num_layers *
+                          shape.page_bytes(options_.format);
+  return usage;
+}
+
+KvUsage KvCache::usage() const {
+  KvUsage total;
+  for (SequenceId id = 0; id < sequences_.size(); ++id)
+    if (sequences_[id].live) total += usage(id);
+  return total;
+}
+
+KvWidths KvCache::widths(size_t layer, SequenceId sequence) const {
+  const KvSequence& s = get(sequence);
+  return s.narrow ? s.narrow->widths(*policy_, layer) : KvWidths{};
+}
+
+std::string KvCache::audit() const {
+  for (const KvSequence& s : sequences_) {
+    if (!s.live || !s.narrow) continue;
+    if (std::string wrong = s.narrow->audit(*policy_, s.blocks.size()); !wrong.empty()) return wrong;
+  }
+  return {};
 }
 
 KvSequence& KvCache::get(SequenceId sequence) {
@@ -191,7 +366,7 @@ void KvCache::grow_page_table(KvSequence& s, size_t num_pages) {
   std::vector<kernels::KvPage> pages(options_.num_layers * wider);
   for (size_t layer = 0; layer < options_.num_layers; ++layer) {
     std::copy_n(s.pages.begin() + static_cast<ptrdiff_t>(layer * s.pages_per_layer),
-                s.blocks.size(), pages.begin() + static_cast<ptrdiff_t>(layer * wider));
+                s.pages_per_layer, pages.begin() + static_cast<ptrdiff_t>(layer * wider));
   }
   s.blocks.reserve(wider);
   s.kept.reserve(wider);

@@ -1,7 +1,7 @@
 // The paged KV cache: sequences of pages (kernels::kPageTokens tokens each, one page per layer), taken
 // from a pool of fixed size, shared between sequences by reference count (prefix reuse) and copied
-// on write. Each page carries its own format, so that a storage policy may later narrow some of
-// them.
+// on write. Each page carries its own format: under a KvPolicy older pages become narrower
+// (text/pm_kvq.h).
 //
 // A sequence writes only where it has reserved room: reserve() is where pages are taken from the
 // pool and shared ones copied, so append() cannot fail. Room ends with a fork or truncate of the
@@ -15,10 +15,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "kernels/kv_view.h"
 #include "text/kv_pool.h"
+#include "text/pm_kvq.h"
 
 namespace weft::text {
 
@@ -35,6 +38,10 @@ struct KvSequence {
   std::vector<KvPool::PrefixNode> kept;  // of the first blocks, those kept as a prefix
   KvPool::PrefixNode before;             // what the first of them follows
   bool keeps = true;                     // false: what came before is not kept any more
+  // Under a policy, once pages may be narrow: then `blocks` are places for cells.
+  std::optional<NarrowPages> narrow;
+  bool forked = false;  // its narrow blocks may be another's too
+  std::optional<KvBadValue> bad_value;
 };
 
 class KvCache final : public kernels::KvStore {
@@ -47,11 +54,15 @@ class KvCache final : public kernels::KvStore {
 
   SequenceId create();
   // A sequence that begins with the first `num_tokens` (<= length) of `source`. It shares all their
-  // pages and takes none; whoever first reserves room in a shared last page gets a copy of it.
+  // pages and takes none; whoever first reserves room in a shared last page gets a copy of it. With
+  // narrow pages: a copy of all of them, and as truncate() it may begin with less.
   SequenceId fork(SequenceId source, size_t num_tokens);
   void release(SequenceId sequence);
-  // Drops tokens from the end (rejected drafts, edited chats), down to `num_tokens` <= length.
-  void truncate(SequenceId sequence, size_t num_tokens);
+  // Drops tokens from the end (rejected drafts, edited chats), down to `num_tokens` <= length. Gives
+  // how many are left. They are as many, except that narrow pages of tokens that a sequence of that
+  // length has in 16 bit cannot come back: then the first page is left, and the rest is to be read
+  // again.
+  size_t truncate(SequenceId sequence, size_t num_tokens);
 
   // A sequence that begins with what the pool keeps of `tokens`, in whole pages.
   SequenceId create_from_prefix(uint64_t scope, std::span<const Token> tokens);
@@ -60,7 +71,9 @@ class KvCache final : public kernels::KvStore {
 
   // Room for `num_tokens` more; false (and nothing changed) when the pool has too few free pages, or
   // would have fewer than `keep_free_tokens` left.
+  // Under a policy at most max_piece() at a time.
   [[nodiscard]] bool reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens = 0);
+  size_t max_piece(SequenceId sequence) const;
 
   // Out of this cache, into another over the same pool. No page is copied.
   KvSequence take_out(SequenceId sequence);
@@ -70,11 +83,20 @@ class KvCache final : public kernels::KvStore {
   size_t free_tokens() const { return pool_->free_tokens(); }
   size_t capacity_tokens() const { return pool_->capacity_tokens(); }
   size_t bytes() const { return pool_->bytes(); }
+
+  // What a sequence, or all of this cache, takes by widths, in true bytes.
+  KvUsage usage(SequenceId sequence) const;
+  KvUsage usage() const;
+  KvWidths widths(size_t layer, SequenceId sequence) const;  // of the layer's older pages
+  // A key or value that is NaN was stored and met the quantiser: the sequence is worthless.
+  std::optional<KvBadValue> bad_value(SequenceId sequence) const { return get(sequence).bad_value; }
+  std::string audit() const;  // of the narrow pages; empty, or what is wrong
   const std::shared_ptr<KvPool>& pool() const { return pool_; }
 
   void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
               const float* k, const float* v, size_t stride) override;
   kernels::KvView view(size_t layer, size_t sequence) const override;
+  size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
 
  private:
   KvSequence& get(SequenceId sequence);
@@ -83,12 +105,20 @@ class KvCache final : public kernels::KvStore {
   void grow_page_table(KvSequence& s, size_t num_pages);
   void set_page(KvSequence& s, size_t index, KvBlock block);
   void keep_pages(KvSequence& s, size_t num_pages);
+  bool reserve_plain(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
+  bool reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
+  bool own_all_but(KvSequence& s, size_t num_shared);
+  bool own_page(KvSequence& s, size_t page);
+  bool own_copies(KvSequence& s);
+  NarrowPages::Place place(KvSequence& s, size_t layer);
 
   std::shared_ptr<KvPool> pool_;
   const KvCacheOptions& options_;  // the pool's
+  const KvPolicy* policy_;         // the pool's; null: 16 bit
   std::vector<KvSequence> sequences_;
   std::vector<SequenceId> unused_;  // slots of sequences_ to use again
   std::vector<KvBlock> taken_;      // of one reserve()
+  std::vector<uint8_t> scratch_;    // a page on its way to be narrow
 };
 
 }  // namespace weft::text

@@ -208,6 +208,17 @@ std::optional<KvPool::Kept> KvPool::keep(uint64_t scope, PrefixNode parent,
   return Kept{block, {index, node.generation}};
 }
 
+bool KvPool::unkeep(KvBlock block) {
+  const std::lock_guard lock(mutex_);
+  const uint32_t index = node_of_[block];
+  if (index == kRoot || owners_[block] != 2 || nodes_[index].num_children != 0) return false;
+  drop_owner(block);  // an idle leaf now,
+  remove_leaf(index);
+  free_.pop_back();  // and free, but for us
+  owners_[block] = 1;
+  return true;
+}
+
 void KvPool::forget_prefixes() {
   const std::lock_guard lock(mutex_);
   ++root_generation_;

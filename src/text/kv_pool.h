@@ -14,6 +14,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -25,6 +26,7 @@
 
 #include "base/buffer.h"
 #include "kernels/kv_view.h"
+#include "text/kv_policy.h"
 
 namespace weft::text {
 
@@ -35,7 +37,8 @@ struct KvCacheOptions {
   size_t num_layers = 0;
   kernels::KvShape shape;
   kernels::KvFormat format = kernels::KvFormat::kF16;
-  size_t capacity_tokens = 0;  // rounded up to whole pages; shared by all sequences
+  size_t capacity_tokens = 0;  // rounded up to whole pages of 16 bit; shared by all sequences
+  std::shared_ptr<const KvPolicy> policy = nullptr;  // which widths; null: 16 bit
 };
 
 class KvPool {
@@ -80,6 +83,8 @@ class KvPool {
   };
   std::optional<Kept> keep(uint64_t scope, PrefixNode parent, std::span<const Token> tokens,
                            KvBlock block);
+  // Makes a kept block its only owner's again, if nothing is kept behind it. False: it stays kept.
+  bool unkeep(KvBlock block);
   void forget_prefixes();  // after a change of weights
 
   // Empty, or which of the rules above does not hold. For tests, while no other thread is at work.
