@@ -11,24 +11,24 @@
 namespace weft::cli {
 namespace {
 
-void print_plan(const text::TextModel& model, size_t threads) {
-  const auto mib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+void print_model(const text::TextModel& model, size_t threads) {
   const models::LanguageModelConfig& c = model.model().config();
-  const text::TextMemoryPlan& plan = model.memory_plan();
   fmt::print(stderr,
              "{}: {}, {} layers of {}, {} heads ({} of keys and values), vocabulary {}\n"
-             "memory: {:.0f} MiB of weights + {:.0f} MiB of KV cache for {} tokens + {:.0f} MiB to "
-             "work in\n"
              "threads: {}\n",
              model.name(), c.architecture, c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads,
-             c.vocab_size, mib(plan.weight_bytes), mib(plan.kv_bytes), model.context_length(),
-             mib(plan.scratch_bytes), threads);
+             c.vocab_size, threads);
 }
 
 }  // namespace
 
-kernels::KvFormat ModelOptions::kv_format() const {
-  return kv == "bf16" ? kernels::KvFormat::kBF16 : kernels::KvFormat::kF16;
+void print_plan(const text::TextMemoryPlan& plan) {
+  const auto mib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  fmt::print(stderr,
+             "memory: {:.0f} MiB of weights + {:.1f} MiB of KV cache for {} tokens ({}) + {:.0f} MiB "
+             "to work in\n",
+             mib(plan.weight_bytes), mib(plan.kv_bytes), plan.context_length, plan.kv,
+             mib(plan.scratch_bytes));
 }
 
 void add_model_flag(CLI::App& command, std::filesystem::path& model) {
@@ -51,9 +51,7 @@ void add_engine_options(CLI::App& command, ModelOptions& options) {
                   "Most tokens of a conversation, prompts and answers together")
       ->default_str(fmt::format("the model's, up to {}", text::kDefaultContext))
       ->check(CLI::Range(size_t{2}, size_t{1} << 24));
-  command.add_option("--kv", options.kv, "How keys and values are stored")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"f16", "bf16"}));
+  add_kv_options(command, options.kv);
   command.add_flag("--verbose", options.verbose, "Print the memory plan and the sampling values");
 }
 
@@ -70,14 +68,18 @@ std::filesystem::path model_path(const std::filesystem::path& asked) {
 LoadedModel load_model(const ModelOptions& options) {
   const std::filesystem::path path = model_path(options.model);
   auto pool = std::make_unique<ThreadPool>(options.threads);
-  Progress progress("Loading", 0, "bytes");
+  text::TextModelOptions how{.context = options.context,
+                             .available_bytes = bench::read_machine().available_bytes};
+  options.kv.apply(how);
+  if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
+  std::unique_ptr<Progress> progress;
   text::TextModel model =
-      text::TextModel::load(path,
-                            {.context = options.context,
-                             .kv_format = options.kv_format(),
-                             .available_bytes = bench::read_machine().available_bytes},
-                            pool->cores(), progress.callback());
-  if (options.verbose) print_plan(model, options.threads);
+      text::TextModel::load(path, how, pool->cores(), [&](size_t done, size_t total) {
+        if (!progress) progress = std::make_unique<Progress>("Loading", 0, "bytes");
+        progress->callback()(done, total);
+      });
+  progress.reset();
+  if (options.verbose) print_model(model, options.threads);
   return {std::move(pool), std::move(model)};
 }
 

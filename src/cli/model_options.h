@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
-#include <string>
 
 #include "base/thread_pool.h"
+#include "cli/kv_options.h"
 #include "text/text_model.h"
 
 namespace weft::cli {
@@ -17,10 +17,8 @@ struct ModelOptions {
   std::filesystem::path model;  // empty: default_model()
   size_t threads = available_cores();
   size_t context = 0;
-  std::string kv = "f16";
+  KvOptions kv;
   bool verbose = false;
-
-  kernels::KvFormat kv_format() const;
 };
 
 // `options` must live until the command has run. add_engine_options: all but --model.
@@ -32,6 +30,7 @@ struct LoadedModel {
   text::TextModel model;
 };
 LoadedModel load_model(const ModelOptions& options);
+void print_plan(const text::TextMemoryPlan& plan);  // one line of memory to come
 
 // The --model flag alone, for commands that need no more of the model than its file.
 void add_model_flag(CLI::App& command, std::filesystem::path& model);

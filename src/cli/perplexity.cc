@@ -27,7 +27,8 @@ void perplexity(Options& options, StopToken stop) {
       tokenizer.encode(text, {.add_special = true, .parse_special = false});
   text::PerplexityOptions how{.window_tokens = options.model.context,
                               .max_windows = options.max_windows,
-                              .kv_format = options.model.kv_format()};
+                              .kv_format = loaded.model.kv_format(),
+                              .kv_policy = loaded.model.kv_policy()};
   if (tokenizer.special().add_bos) how.first = tokenizer.special().bos;
   text::Perplexity result;
   {

@@ -87,7 +87,7 @@ bool is_loopback(const std::string& host) {
 
 // Room for four full contexts, as far as a third of the free memory goes.
 size_t choose_kv_tokens(const Options& options, const text::TextModel& model) {
-  const size_t context = model.context_length();
+  const size_t context = model.kv_room();
   if (options.kv_tokens != 0) return options.kv_tokens;
   const size_t bytes_per_token = std::max<size_t>(1, model.memory_plan().kv_bytes / context);
   const size_t affordable = bench::read_machine().available_bytes / 3 / bytes_per_token;
@@ -161,12 +161,12 @@ class Server {
   }
 
   void add(const NamedModel& named, const ProgressFn& progress) {
-    auto model = std::make_unique<text::TextModel>(text::TextModel::load(
-        named.path,
-        {.context = options_.model.context,
-         .kv_format = options_.model.kv_format(),
-         .available_bytes = bench::read_machine().available_bytes},
-        pool_.cores(), progress));
+    text::TextModelOptions how{.context = options_.model.context,
+                               .available_bytes = bench::read_machine().available_bytes};
+    options_.model.kv.apply(how);
+    if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
+    auto model = std::make_unique<text::TextModel>(
+        text::TextModel::load(named.path, how, pool_.cores(), progress));
     auto running = make_executor(*model);
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
                                                      std::move(running)));

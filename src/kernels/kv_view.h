@@ -92,6 +92,11 @@ void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_
               size_t first_token, size_t num_tokens, const float* k, const float* v, size_t stride,
               uint8_t* values = nullptr);
 
+// What is done to keys, values and queries after RoPE, before they are stored or used, and to what
+// attention gives (kv_transform.h): it changes no result but by rounding, and makes narrow keys and
+// values better ones.
+enum class KvTransform : uint8_t { kNone, kHadamard };
+
 // What a model needs of a cache, for one forward pass over several sequences.
 class KvStore {
  public:
@@ -104,6 +109,7 @@ class KvStore {
                       const float* k, const float* v, size_t stride) = 0;
   // Valid until the next append, reserve or release of that sequence.
   virtual KvView view(size_t layer, size_t sequence) const = 0;
+  virtual KvTransform transform() const { return KvTransform::kNone; }
   // Where a piece that begins at `position` ends at the latest: what is stored of earlier tokens may
   // change there, so that the tokens before it attend first and those from it on are appended then.
   virtual size_t piece_end(size_t /*layer*/, size_t /*sequence*/, size_t /*position*/) const {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
+#include "kernels/kv_transform.h"
 #include "kernels/linear.h"
 #include "kernels/panel_layout.h"
 #include "kernels/quantize.h"
@@ -281,6 +282,15 @@ void Llama::attend(size_t layer, std::span<const SequenceInput> batch, kernels::
       .scale = 1 / std::sqrt(static_cast<float>(config_.head_dim)),
       .window = config_.sliding_window,
   };
+  const bool rotated = cache.transform() == kernels::KvTransform::kHadamard;
+  size_t num_tokens = 0;
+  for (const SequenceInput& input : batch) num_tokens += input.tokens.size();
+  if (rotated)
+    for_rows(cores, num_tokens, q_size + 2 * kv_size, [&](size_t row) {
+      kernels::hadamard(config_.num_heads, config_.head_dim, w.q.data() + row * q_size);
+      kernels::hadamard(config_.num_kv_heads, config_.head_dim, w.k.data() + row * kv_size);
+      kernels::hadamard(config_.num_kv_heads, config_.head_dim, w.v.data() + row * kv_size);
+    });
   w.attended_tokens.assign(batch.size(), 0);
   while (true) {
     w.calls.clear();
@@ -304,9 +314,13 @@ void Llama::attend(size_t layer, std::span<const SequenceInput> batch, kernels::
                          .first_position = position,
                          .kv = cache.view(layer, input.sequence)});
     }
-    if (w.calls.empty()) return;
+    if (w.calls.empty()) break;
     kernels::attention(shape, w.calls, w.attention, cores);
   }
+  if (rotated)
+    for_rows(cores, num_tokens, q_size, [&](size_t row) {
+      kernels::hadamard(config_.num_heads, config_.head_dim, w.attended.data() + row * q_size);
+    });
 }
 
 // Logits of the wanted rows alone: the head is a large part of a small model.

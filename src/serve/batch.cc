@@ -28,7 +28,14 @@ size_t Batch::prompt_tokens_left() const {
 }
 
 size_t Batch::tokens_spoken_for() const {
-  return prompt_tokens_left() + jobs_.size() * kernels::kPageTokens;
+  size_t tokens = jobs_.size() * kernels::kPageTokens;
+  for (const RunningJob& job : jobs_) {
+    const size_t left = decoder_->prompt_tokens_left(job.id());
+    if (left == 0) continue;
+    const size_t whole = room_for(job), read = decoder_->room_for(job.prompt_size() - left);
+    tokens += whole - std::min(whole, read);
+  }
+  return tokens;
 }
 
 bool Batch::reads_prompt_of(const RunningJob& job) const {

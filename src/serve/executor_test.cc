@@ -170,6 +170,45 @@ TEST(phase, retract_exact) {
   }
 }
 
+// As above with keys and values in fewer bits: every executor, squeezed, gives the tokens that one
+// request at a time gets.
+TEST(phase, retract_exact_with_narrow_keys_and_values) {
+  constexpr size_t kCount = 8;
+  const auto make = [] {
+    std::vector<std::shared_ptr<Job>> jobs;
+    for (size_t i = 0; i < kCount; ++i) jobs.push_back(make_job(i, 200 + i * 29 % 150, 40));
+    return jobs;
+  };
+  const size_t block_bytes = load_test_model()->memory_plan().kv_bytes / (256 / kernels::kPageTokens);
+  const text::KvPolicyOptions policies[] = {
+      {.mode = text::KvMode::kDirect, .widths = {4, 4}},
+      {.mode = text::KvMode::kProgressive, .widths = {2, 2}, .budget_bytes = 12 * block_bytes}};
+  for (const text::KvPolicyOptions& kv : policies) {
+    TestModelOptions options{.kv_tokens = 12 * kernels::kPageTokens,
+                             .model = {.context = 400, .kv = kv}};
+    std::vector<std::vector<text::Token>> alone;
+    {
+      const auto served = serve_test_model(options);
+      for (const auto& job : make()) {
+        served->submit(job);
+        alone.push_back(collect(*job).tokens);
+      }
+    }
+    for (const System& system : all_systems()) {
+      SCOPED_TRACE(system.name);
+      options.executor.policy = system.options.executor.policy;
+      options.executor.chunk_tokens = 64;
+      options.partition = system.options.partition;
+      const auto served = serve_test_model(options);
+      const auto jobs = make();
+      for (const auto& job : jobs) served->submit(job);
+      for (size_t i = 0; i < kCount; ++i)
+        EXPECT_EQ(collect(*jobs[i]).tokens, alone[i]) << "request " << i;
+      expect_all_room_back(*served);
+    }
+  }
+}
+
 // The border between the phases moves all the time, to one loop and back too.
 TEST(phase, token_exact_while_the_partition_changes) {
   constexpr size_t kCount = 48;

@@ -26,6 +26,7 @@ struct PartitionState {
 struct ExecutorState {
   size_t queued = 0, running = 0;
   size_t capacity_tokens = 0, free_tokens = 0;  // of the KV cache; kept prefixes count as free
+  text::KvUsage kv = {};  // of the requests in the cache, by widths
   std::optional<PartitionState> partition = {};
 };
 

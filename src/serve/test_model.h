@@ -12,12 +12,13 @@
 
 namespace weft::serve {
 
-// With the default context of 256 tokens.
-std::unique_ptr<text::TextModel> load_test_model();
+std::unique_ptr<text::TextModel> load_test_model(
+    const text::TextModelOptions& options = {.context = 256});
 
 struct TestModelOptions {
   UnifiedOptions executor = {};
   size_t kv_tokens = 1024;
+  text::TextModelOptions model = {.context = 256};
   // Instead, under this partition of two cores; chunks, queue and order as above.
   std::optional<std::string> partition = {};
 };

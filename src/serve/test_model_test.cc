@@ -28,14 +28,14 @@ struct ModelFile {
 
 }  // namespace
 
-std::unique_ptr<text::TextModel> load_test_model() {
+std::unique_ptr<text::TextModel> load_test_model(const text::TextModelOptions& options) {
   static const ModelFile file;
   return std::make_unique<text::TextModel>(
-      text::TextModel::load(file.path, {.context = 256}, CoreSet()));
+      text::TextModel::load(file.path, options, CoreSet()));
 }
 
 PartitionedModel serve_partitioned_test_model(const TestModelOptions& options) {
-  auto model = load_test_model();
+  auto model = load_test_model(options.model);
   auto executor = semi_pd::make_semi_pd_executor(
       *model, {.num_cores = 2,
                .partition = semi_pd::parse_partition(*options.partition, 2),
@@ -51,7 +51,7 @@ PartitionedModel serve_partitioned_test_model(const TestModelOptions& options) {
 
 std::unique_ptr<ServedModel> serve_test_model(const TestModelOptions& options) {
   if (options.partition) return serve_partitioned_test_model(options).served;
-  auto model = load_test_model();
+  auto model = load_test_model(options.model);
   auto decoder = model->make_decoder(CoreSet(), {.capacity_tokens = options.kv_tokens});
   auto executor =
       make_unified_executor(std::move(decoder), model->tokenizer(), options.executor, CoreSet(),

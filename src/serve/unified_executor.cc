@@ -58,7 +58,8 @@ class UnifiedExecutor final : public PhaseExecutor {
     return {.queued = arrived_.size() + num_waiting_,
             .running = num_running_,
             .capacity_tokens = capacity_tokens_,
-            .free_tokens = free_tokens_};
+            .free_tokens = free_tokens_,
+            .kv = kv_};
   }
 
   const Metrics& metrics() const override { return metrics_; }
@@ -90,6 +91,7 @@ class UnifiedExecutor final : public PhaseExecutor {
   std::vector<std::shared_ptr<Job>> arrived_;
   bool stopping_ = false, woken_ = false;
   size_t num_waiting_ = 0, num_running_ = 0, free_tokens_ = 0, capacity_tokens_ = 0;
+  text::KvUsage kv_;
 
   std::thread thread_;  // the last member: it uses all others
 };
@@ -122,7 +124,7 @@ void UnifiedExecutor::admit() {
   while (!waiting_.empty() && batch_.size() < options_.max_running) {
     const RunningJob& next = waiting_.front();
     if (!batch_.empty()) {
-      const size_t needed = batch_.tokens_spoken_for() + next.prompt_size();
+      const size_t needed = batch_.tokens_spoken_for() + batch_.room_for(next);
       if (needed > batch_.decoder().free_tokens() || batch_.reads_prompt_of(next)) return;
     }
     RunningJob job = std::move(waiting_.front());
@@ -161,10 +163,12 @@ void UnifiedExecutor::step() {
 
 void UnifiedExecutor::publish() {
   const size_t free_tokens = batch_.decoder().free_tokens();
+  const text::KvUsage kv = batch_.decoder().kv_usage();
   const std::lock_guard lock(mutex_);
   num_waiting_ = waiting_.size();
   num_running_ = batch_.size();
   free_tokens_ = free_tokens;
+  kv_ = kv;
 }
 
 }  // namespace

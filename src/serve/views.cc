@@ -111,7 +111,15 @@ Json state(const ModelSet& set) {
   out["kv"] = {{"block_tokens", page},
                {"blocks_total", now.capacity_tokens / page},
                {"blocks_free", now.free_tokens / page},
-               {"blocks_used", (now.capacity_tokens - now.free_tokens) / page}};
+               {"blocks_used", (now.capacity_tokens - now.free_tokens) / page},
+               {"policy", model.model().memory_plan().kv},
+               {"bytes",
+                {{"16", now.kv.code_bytes[0]},
+                 {"8", now.kv.code_bytes[1]},
+                 {"4", now.kv.code_bytes[2]},
+                 {"2", now.kv.code_bytes[3]},
+                 {"metadata", now.kv.meta_bytes},
+                 {"blocks", now.kv.block_bytes}}}};
   out["prefix_cache"] = {{"hit_tokens", m.reused_tokens.load()},
                          {"queried_tokens", m.reused_tokens.load() + m.prompt_tokens.load()}};
   if (now.partition)
@@ -164,6 +172,18 @@ std::string metrics(const ModelSet& set) {
   gauge("weft_kv_capacity_tokens", "Tokens that the KV cache holds.",
         &ExecutorState::capacity_tokens);
   gauge("weft_kv_free_tokens", "Tokens of the KV cache that are free.", &ExecutorState::free_tokens);
+  each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+    const text::KvUsage kv = model.executor().state().kv;
+    const char* const widths[] = {"16", "8", "4", "2"};
+    for (size_t i = 0; i < kv.code_bytes.size(); ++i)
+      print_gauge(out, "weft_kv_code_bytes", "Keys and values of requests, by their bits.",
+                  fmt::format("{},bits=\"{}\"", labels, widths[i]),
+                  static_cast<double>(kv.code_bytes[i]));
+    print_gauge(out, "weft_kv_metadata_bytes", "Steps and minima of narrow keys and values.", labels,
+                static_cast<double>(kv.meta_bytes));
+    print_gauge(out, "weft_kv_block_bytes", "Blocks of the KV cache that requests hold.", labels,
+                static_cast<double>(kv.block_bytes));
+  });
   const auto partition = [&](const char* name, const char* help, auto value) {
     each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
       const ExecutorState state = model.executor().state();

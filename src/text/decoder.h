@@ -78,8 +78,12 @@ class Decoder {
   // Tokens of the prompt that start() found in the cache.
   virtual size_t reused_prompt_tokens(RequestId id) const = 0;
   virtual size_t context_length() const = 0;  // prompt and answer of one request
-  // Room in the cache that requests can still take, in whole pages; kept prefixes count as free.
+  // Room in the cache that requests can still take, in whole pages of 16 bit; kept prefixes count as
+  // free.
   virtual size_t free_tokens() const = 0;
+  // What of it a request of `num_tokens` takes: less than as many where the cache is narrower.
+  virtual size_t room_for(size_t num_tokens) const { return num_tokens; }
+  virtual KvUsage kv_usage() const { return {}; }  // of this decoder's requests
 };
 
 // A request between two decoders, with its pages in the pool that they share.
@@ -103,11 +107,14 @@ struct PlainDecoderOptions {
   // A finished request's full pages stay until their room is needed: a prompt that begins like it (a
   // chat's next turn, the same instructions) skips what is there.
   bool keep_prefixes = true;
-  // Instead of a pool of its own with the format and capacity above.
+  // Widths of older pages (null: 16 bit). The capacity above is in pages of 16 bit all the same.
+  std::shared_ptr<const KvPolicy> kv_policy = nullptr;
+  // Instead of a pool of its own with the format, capacity and policy above.
   std::shared_ptr<KvPool> pool = nullptr;
 };
 
-// A request's context is the smallest of the model's, the option's and the cache's capacity.
+// A request's context is the smallest of the model's, the option's, the policy's and what the cache
+// holds.
 std::unique_ptr<PlainDecoder> make_plain_decoder(
     std::shared_ptr<const models::LanguageModel> model, const PlainDecoderOptions& options,
     CoreSet cores);

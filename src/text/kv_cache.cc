@@ -191,8 +191,7 @@ bool KvCache::reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens,
     s.keeps = false;
   }
   if (s.forked && !own_copies(s)) return false;
-  const size_t steps = policy_->mode() == KvMode::kPressure ? s.narrow->steps() : KvPolicy::kNever;
-  const size_t needed = num_tokens == 0 ? 0 : policy_->blocks(stored, stored + num_tokens, steps);
+  const size_t needed = num_tokens == 0 ? 0 : policy_->blocks(stored, stored + num_tokens);
   if (needed > s.blocks.size()) {
     taken_.clear();
     if (!pool_->take(needed - s.blocks.size(), pages_for(keep_free_tokens), taken_)) return false;

@@ -96,6 +96,9 @@ class KvCache final : public kernels::KvStore {
   void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
               const float* k, const float* v, size_t stride) override;
   kernels::KvView view(size_t layer, size_t sequence) const override;
+  kernels::KvTransform transform() const override {
+    return policy_ == nullptr ? kernels::KvTransform::kNone : policy_->transform();
+  }
   size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
 
  private:

@@ -1,11 +1,11 @@
 #include "text/kv_policy.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "kernels/kv_transform.h"
 
 namespace weft::text {
 namespace {
@@ -32,6 +32,14 @@ KvPolicy::KvPolicy(const KvPolicyOptions& options, size_t num_layers,
   block_bytes_ = num_layers * 2 * shape.num_kv_heads * cell_head_bytes;
   meta_pages_per_cell_ = cell_head_bytes / shape.meta_head_bytes();
   WEFT_ASSERT(meta_pages_per_cell_ != 0);
+  using kernels::KvTransform;
+  const bool can_rotate = kernels::has_hadamard(shape.head_dim);
+  transform_ = options.transform.value_or(can_rotate ? KvTransform::kHadamard : KvTransform::kNone);
+  if (transform_ == KvTransform::kHadamard && !can_rotate)
+    fail(ErrorKind::kUnsupported,
+         "KV cache: a Hadamard transform needs heads of 2, 4, 8 ... values, but this model's have {}. "
+         "Take --kv-transform none.",
+         shape.head_dim);
   // Multiples of 8, where attention's tiles of tokens begin.
   for (size_t layer = 0; layer < num_layers; ++layer)
     phase_.push_back(layer * (kCut / 8) / num_layers * 8);
@@ -165,7 +173,6 @@ void KvPolicy::make_schedule() {
 }
 
 size_t KvPolicy::pass_end(size_t position) const {
-  if (options_.mode == KvMode::kPressure) return (position / kCut + 1) * kCut;
   if (options_.mode != KvMode::kProgressive || exact_until_ == kNever) return kNever;
   if (position < exact_until_) return exact_until_;
   return (position / kCut + 1) * kCut;
@@ -189,7 +196,7 @@ size_t KvPolicy::narrow_pages(size_t cut) {
 size_t KvPolicy::steps_at(size_t layer, size_t cut) const {
   if (cut == kNever) return 0;
   if (options_.mode == KvMode::kDirect) return order_.size();
-  if (options_.mode == KvMode::kPressure || steps_by_cycle_.empty()) return 0;
+  if (steps_by_cycle_.empty()) return 0;
   return steps_by_cycle_[std::min((cut - phase_[layer]) / kCut, steps_by_cycle_.size() - 1)];
 }
 
@@ -209,13 +216,11 @@ size_t KvPolicy::cells(size_t layer, size_t cut, size_t steps, size_t length) co
 }
 
 // Each layer at its largest, whichever of them a pass has done already.
-size_t KvPolicy::peak_cells(size_t from, size_t to, size_t forced_steps) const {
+size_t KvPolicy::peak_cells(size_t from, size_t to) const {
   size_t total = 0;
   bool any_narrow = false;
   for (size_t layer = 0; layer < tiers_.size(); ++layer) {
-    const auto steps = [&](size_t cut) {
-      return forced_steps == kNever ? steps_at(layer, cut) : forced_steps;
-    };
+    const auto steps = [&](size_t cut) { return steps_at(layer, cut); };
     size_t peak = 0;
     size_t cut = from == 0 ? kNever : last_cut(layer, from - 1);
     while (true) {
@@ -231,14 +236,14 @@ size_t KvPolicy::peak_cells(size_t from, size_t to, size_t forced_steps) const {
   return total + any_narrow;
 }
 
-size_t KvPolicy::blocks(size_t from, size_t to, size_t steps) const {
-  return ceil_div(peak_cells(from, to, steps), cells_per_block());
+size_t KvPolicy::blocks(size_t from, size_t to) const {
+  return ceil_div(peak_cells(from, to), cells_per_block());
 }
 
 size_t KvPolicy::peak_blocks(size_t length) const {
   if (length == 0) return 0;
   const size_t plain = ceil_div(length, kPageTokens);
-  if (length <= exact_until_ || mode() == KvMode::kPressure) return plain;
+  if (length <= exact_until_) return plain;
   if (mode() == KvMode::kProgressive)  // it has been full
     return std::max<size_t>(1, std::min(plain, options_.budget_bytes / block_bytes_));
   // Before its last cut a layer is at its largest.
@@ -256,8 +261,6 @@ std::string KvPolicy::describe() const {
       return widths;
     case KvMode::kProgressive:
       return fmt::format("progressive to {} within {:.1f} MiB", widths, mib(o.budget_bytes));
-    case KvMode::kPressure:
-      return fmt::format("down to {} under pressure", widths);
     case KvMode::kPlain:
       break;
   }

@@ -5,14 +5,12 @@
 //   direct       the same widths from the first token to the last
 //   progressive  16 bit until the sequence's budget of bytes is full; then, layer by layer, 8, 4 and
 //                2, as far down as the layer may go (eq. 3; §3.1: as late as the budget allows)
-//   pressure     as progressive, but a sequence is narrowed when the pool runs short of room, so that
-//                what it answers depends on what else runs
 //
 // The first page (the sink) and at least kExactTokens newest tokens stay in 16 bit. What is older is
 // narrowed at the layer's *cuts*: every kCutTokens tokens, at another place in each layer, so that
-// no step of decoding pays for all of them. Plain, direct and progressive are pure functions of the
-// position: what a query sees depends on its position alone, however the text before it was cut into
-// pieces. So chunks, preemption and batches change no bit.
+// no step of decoding pays for all of them. All this is a pure function of the position: what a query
+// sees depends on its position alone, however the text before it was cut into pieces. So chunks,
+// preemption and batches change no bit.
 //
 // Bytes are true bytes: whole blocks of the pool, with codes, metadata, sink, newest tokens, slack.
 // A slot of a block (one layer's page of 16 bit) is two *cells*; a cell holds the keys, or the
@@ -24,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +30,7 @@
 
 namespace weft::text {
 
-enum class KvMode : uint8_t { kPlain, kDirect, kProgressive, kPressure };
+enum class KvMode : uint8_t { kPlain, kDirect, kProgressive };
 
 struct KvWidths {
   uint8_t k = 16, v = 16;  // bits: 16, 8, 4 or 2
@@ -51,6 +50,8 @@ struct KvPolicyOptions {
   std::vector<Sensitivity> sensitivities = {};
   size_t budget_bytes = 0;  // kProgressive: of one sequence
   size_t max_length = 0;    // tokens, kProgressive: what the schedule is made for
+  // None given: Hadamard, where head_dim is a power of two.
+  std::optional<kernels::KvTransform> transform = std::nullopt;
 };
 
 class KvPolicy {
@@ -61,10 +62,12 @@ class KvPolicy {
 
   // kInvalidInput: widths other than 16, 8, 4, 2; layer_widths or sensitivities of another number of
   // layers; a budget or length of 0, or a budget too small for sink, newest tokens and one page.
+  // kUnsupported: a Hadamard transform of heads whose size is no power of two.
   KvPolicy(const KvPolicyOptions& options, size_t num_layers, const kernels::KvShape& shape);
 
   const KvPolicyOptions& options() const { return options_; }
   KvMode mode() const { return options_.mode; }
+  kernels::KvTransform transform() const { return transform_; }
 
   // The longest sequence that can be stored; kNever where only the pool limits it.
   size_t max_length() const { return max_length_; }
@@ -74,7 +77,7 @@ class KvPolicy {
   // the pass needs what that frees.
   size_t pass_end(size_t position) const;
   // Blocks that a sequence owns, at most, from `from` tokens on until it has `to`.
-  size_t blocks(size_t from, size_t to, size_t steps = kNever) const;
+  size_t blocks(size_t from, size_t to) const;
   // Blocks of a sequence of so many tokens at its largest so far: what to plan room for.
   size_t peak_blocks(size_t length) const;
   size_t block_bytes() const { return block_bytes_; }
@@ -89,7 +92,6 @@ class KvPolicy {
   // Narrowing happens in steps, each of one layer; so many are done by the layer's cut. `tier`
   // counts the layer's own.
   size_t steps_at(size_t layer, size_t cut) const;
-  size_t num_steps() const { return order_.size(); }
   size_t tier(size_t layer, size_t steps) const;
   KvWidths widths(size_t layer, size_t tier) const { return tiers_[layer][tier]; }
   // Pages whose keys or values share a cell, and pages whose metadata do.
@@ -102,12 +104,12 @@ class KvPolicy {
   void make_tiers(size_t num_layers);
   void make_order();
   void make_schedule();
-  size_t phase(size_t layer) const { return phase_[layer]; }
   size_t cells(size_t layer, size_t cut, size_t steps, size_t length) const;
-  size_t peak_cells(size_t from, size_t to, size_t forced_steps) const;
+  size_t peak_cells(size_t from, size_t to) const;
   double step_cost(size_t layer, size_t tier) const;
 
   KvPolicyOptions options_;
+  kernels::KvTransform transform_ = kernels::KvTransform::kNone;
   size_t block_bytes_ = 0;
   size_t meta_pages_per_cell_ = 1;
   std::vector<size_t> phase_;                   // per layer: its first cut

@@ -22,6 +22,12 @@ struct Surprise {  // sums over the scored tokens, of -log p and its square
   size_t count = 0;
 };
 
+// Of the cache, in tokens of 16 bit.
+size_t room(const PerplexityOptions& options) {
+  if (!options.kv_policy) return options.window_tokens;
+  return (options.kv_policy->blocks(0, options.window_tokens) + 1) * kernels::kPageTokens;
+}
+
 class Reader {
  public:
   Reader(const models::LanguageModel& model, const PerplexityOptions& options, const CoreSet& cores)
@@ -32,22 +38,23 @@ class Reader {
         cache_({.num_layers = model.config().num_layers,
                 .shape = model.kv_shape(),
                 .format = options.kv_format,
-                .capacity_tokens = options.window_tokens}),
+                .capacity_tokens = room(options),
+                .policy = options.kv_policy}),
         workspace_(model.make_workspace()) {}
 
   // `window`: as the model shall read it. The last token is scored, not read.
   void read(std::span<const Token> window, Surprise& surprise, StopToken stop) {
     const SequenceId sequence = cache_.create();
-    WEFT_ASSERT(cache_.reserve(sequence, window.size()));
     const size_t half = window.size() / 2;
-    for (size_t begin = 0; begin < half; begin += kMaxPieceTokens) {
+    for (size_t begin = 0, end = 0; begin < half; begin = end) {
       stop.throw_if_stopped();
-      forward(sequence, window, begin, std::min(begin + kMaxPieceTokens, half),
-              LogitsWanted::kNone);
+      end = begin + std::min({kMaxPieceTokens, half - begin, cache_.max_piece(sequence)});
+      forward(sequence, window, begin, end, LogitsWanted::kNone);
     }
-    for (size_t begin = half; begin + 1 < window.size(); begin += scored_piece_) {
+    for (size_t begin = half, end = 0; begin + 1 < window.size(); begin = end) {
       stop.throw_if_stopped();
-      const size_t end = std::min(begin + scored_piece_, window.size() - 1);
+      end = begin +
+            std::min({scored_piece_, window.size() - 1 - begin, cache_.max_piece(sequence)});
       logits_.resize((end - begin) * vocab_size_);
       forward(sequence, window, begin, end, LogitsWanted::kAll);
       score(window.subspan(begin + 1, end - begin), begin, surprise);
@@ -58,6 +65,7 @@ class Reader {
  private:
   void forward(SequenceId sequence, std::span<const Token> window, size_t begin, size_t end,
                LogitsWanted wanted) {
+    WEFT_ASSERT(cache_.reserve(sequence, end - begin));
     const models::SequenceInput input = {.sequence = sequence,
                                          .tokens = window.subspan(begin, end - begin),
                                          .first_position = begin,

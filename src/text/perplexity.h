@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <span>
 
@@ -13,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "kernels/kv_view.h"
 #include "models/language_model.h"
+#include "text/kv_policy.h"
 
 namespace weft::text {
 
@@ -21,6 +23,9 @@ struct PerplexityOptions {
   size_t max_windows = SIZE_MAX;            // only the first ones
   std::optional<models::Token> first = {};  // replaces every window's first token: BOS, where used
   kernels::KvFormat kv_format = kernels::KvFormat::kF16;
+  // Keys and values under it are what they are in generation, token by token: no query sees what its
+  // position would not.
+  std::shared_ptr<const KvPolicy> kv_policy = nullptr;
 };
 
 struct Perplexity {

@@ -50,7 +50,26 @@ std::shared_ptr<KvPool> make_pool(const models::LanguageModel& model,
   return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model.config().num_layers,
                                                  .shape = model.kv_shape(),
                                                  .format = options.kv_format,
-                                                 .capacity_tokens = options.capacity_tokens});
+                                                 .capacity_tokens = options.capacity_tokens,
+                                                 .policy = options.kv_policy});
+}
+
+size_t longest_context(const models::LanguageModel& model, const PlainDecoderOptions& options,
+                       const KvPool& pool) {
+  const size_t context = std::min(model.config().context_length, options.context_length);
+  const KvPolicy* const policy = pool.options().policy.get();
+  const size_t capacity =
+      options.pool != nullptr ? pool.capacity_tokens() : options.capacity_tokens;
+  if (policy == nullptr) return std::min(context, capacity);
+  // The longest that has room in the pool when it is alone there.
+  size_t fits = 0, too_long = std::min(context, policy->max_length()) + 1;
+  while (too_long - fits > 1) {
+    const size_t middle = fits + (too_long - fits) / 2;
+    const bool has_room =
+        policy->peak_blocks(middle) * kernels::kPageTokens <= pool.capacity_tokens();
+    (has_room ? fits : too_long) = middle;
+  }
+  return fits;
 }
 
 class BatchDecoder final : public PlainDecoder {
@@ -61,9 +80,8 @@ class BatchDecoder final : public PlainDecoder {
         cores_(cores),
         keep_prefixes_(options.keep_prefixes),
         cache_(make_pool(*model_, options)),
-        context_length_(std::min({model_->config().context_length, options.context_length,
-                                  options.pool != nullptr ? cache_.capacity_tokens()
-                                                          : options.capacity_tokens})),
+        policy_(cache_.pool()->options().policy.get()),
+        context_length_(longest_context(*model_, options, *cache_.pool())),
         workspace_(model_->make_workspace()) {}
 
   void start(RequestId id, DecodeRequest request) override;
@@ -73,6 +91,11 @@ class BatchDecoder final : public PlainDecoder {
   size_t reused_prompt_tokens(RequestId id) const override { return get(id).reused; }
   size_t context_length() const override { return context_length_; }
   size_t free_tokens() const override { return cache_.free_tokens(); }
+  size_t room_for(size_t num_tokens) const override {
+    return policy_ == nullptr ? num_tokens
+                              : policy_->peak_blocks(num_tokens) * kernels::kPageTokens;
+  }
+  KvUsage kv_usage() const override { return cache_.usage(); }
   std::unique_ptr<DetachedRequest> detach(RequestId id) override;
   void attach(std::unique_ptr<DetachedRequest> request) override;
 
@@ -81,7 +104,8 @@ class BatchDecoder final : public PlainDecoder {
   void check(RequestId id, const DecodeRequest& request) const;
   size_t index_of(RequestId id) const;
   void plan_batch(const StepPlan& plan);
-  bool add_input(size_t index, size_t count, size_t keep_free_tokens);
+  size_t add_input(size_t index, size_t count, size_t keep_free_tokens);
+  bool fail_for_bad_value(Request& request);
   [[noreturn]] void fail_for_room() const;
   void sample(Request& request, std::span<float> logits);
 
@@ -89,6 +113,7 @@ class BatchDecoder final : public PlainDecoder {
   CoreSet cores_;
   bool keep_prefixes_;
   KvCache cache_;
+  const KvPolicy* policy_;  // the pool's
   size_t context_length_;
   std::unique_ptr<models::Workspace> workspace_;
   std::vector<Request> requests_;  // in the order they were started
@@ -197,10 +222,29 @@ std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
     if (keep_prefixes_) cache_.keep_prefix(r.sequence, r.prefix_scope, r.tokens);
   }
   size_t row = 0;
-  for (size_t i = 0; i < batch_.size(); ++i)
-    if (batch_[i].logits != LogitsWanted::kNone)
-      sample(requests_[advanced_[i]], {logits + row++ * vocab_size, vocab_size});
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    const bool sampled = batch_[i].logits != LogitsWanted::kNone;
+    Request& r = requests_[advanced_[i]];
+    if (!fail_for_bad_value(r) && sampled)
+      sample(r, {logits + row * vocab_size, vocab_size});
+    row += sampled;
+  }
   return decoded_;
+}
+
+bool BatchDecoder::fail_for_bad_value(Request& request) {
+  const auto bad = cache_.bad_value(request.sequence);
+  if (!bad) return false;
+  request.done = true;
+  DecodedToken& out = decoded_.emplace_back();
+  out.request = request.id;
+  out.last = true;
+  out.error = Error(ErrorKind::kInvalidInput,
+                    fmt::format("layer {} made a {} that is no number for the token at position {}: "
+                                "it cannot be quantised. The model's file is damaged, or its values "
+                                "are too large for 16 bit: try --kv bf16.",
+                                bad->layer, bad->is_key ? "key" : "value", bad->position));
+  return true;
 }
 
 // One piece of prompt, or the last token, of every request that goes on, with room for it.
@@ -213,7 +257,7 @@ void BatchDecoder::plan_batch(const StepPlan& plan) {
     if (r.done) continue;
     if (r.prompt_left() != 0)
       in_prefill_.push_back(i);
-    else if (plan.advance_answers && !add_input(i, 1, 0))
+    else if (plan.advance_answers && add_input(i, 1, 0) == 0)
       fail_for_room();
   }
   if (!plan.advance_prompts) return;
@@ -224,22 +268,23 @@ void BatchDecoder::plan_batch(const StepPlan& plan) {
   size_t budget = plan.max_prompt_tokens;
   for (const size_t i : in_prefill_) {
     const size_t count = std::min(requests_[i].prompt_left(), budget);
-    if (count != 0 && add_input(i, count, plan.keep_free_tokens)) budget -= count;
+    if (count != 0) budget -= add_input(i, count, plan.keep_free_tokens);
   }
   if (batch_.empty() && !in_prefill_.empty()) fail_for_room();
 }
 
-// False: there is no room for it.
-bool BatchDecoder::add_input(size_t index, size_t count, size_t keep_free_tokens) {
+// Gives how many of `count` tokens are in; 0: there is no room for them.
+size_t BatchDecoder::add_input(size_t index, size_t count, size_t keep_free_tokens) {
   const Request& r = requests_[index];
-  if (!cache_.reserve(r.sequence, count, keep_free_tokens)) return false;
+  count = std::min(count, cache_.max_piece(r.sequence));
+  if (!cache_.reserve(r.sequence, count, keep_free_tokens)) return 0;
   const bool ends_prompt = r.stored + count == r.tokens.size();
   advanced_.push_back(index);
   batch_.push_back({.sequence = r.sequence,
                     .tokens = std::span(r.tokens).subspan(r.stored, count),
                     .first_position = r.stored,
                     .logits = ends_prompt ? LogitsWanted::kLast : LogitsWanted::kNone});
-  return true;
+  return count;
 }
 
 void BatchDecoder::fail_for_room() const {

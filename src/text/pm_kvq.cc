@@ -126,19 +126,16 @@ std::optional<KvBadValue> NarrowPages::advance(const KvPolicy& policy, const Pla
   if (cut == l.cut) return std::nullopt;
   WEFT_ASSERT(cut != KvPolicy::kNever && (l.cut == KvPolicy::kNever || cut > l.cut));
   l.cut = cut;
-  const size_t steps =
-      policy.mode() == KvMode::kPressure ? steps_ : policy.steps_at(layer, cut);
-  return narrow_to(policy, place, layer, steps);
+  return narrow_to(policy, place, layer, policy.tier(layer, policy.steps_at(layer, cut)));
 }
 
 std::optional<KvBadValue> NarrowPages::narrow_to(const KvPolicy& policy, const Place& place,
-                                                 size_t layer, size_t steps) {
+                                                 size_t layer, size_t tier) {
   Layer& l = layers_[layer];
-  const size_t tier = policy.tier(layer, steps);
   WEFT_ASSERT(tier >= l.tier);
   if (tier != l.tier && l.narrow != 0) shrink(policy, place, layer, tier);
   l.tier = tier;
-  if (tier == 0 || l.cut == KvPolicy::kNever) return std::nullopt;
+  if (tier == 0) return std::nullopt;
   std::optional<KvBadValue> bad;
   for (const size_t end = KvPolicy::narrow_pages(l.cut); l.narrow < end;) {
     const auto found = quantize_next(policy, place, layer);
@@ -243,27 +240,6 @@ void NarrowPages::for_each_cell(Layers& layers, Visit visit) {
     for (auto* const row : {&l.k, &l.v, &l.meta})
       for (auto& each : *row) visit(each);
   }
-}
-
-size_t NarrowPages::compact(const KvPolicy& policy, KvPool& pool, std::span<const KvBlock> blocks) {
-  const size_t in_block = policy.cells_per_block();
-  const auto in_use = static_cast<size_t>(std::count(used_.begin(), used_.end(), true));
-  const size_t left = ceil_div(in_use, in_block);
-  const kernels::KvShape& shape = pool.options().shape;
-  const auto where = [&](size_t cell) {
-    return pool.page(cell % in_block / 2, blocks[cell / in_block]) +
-           cell % 2 * shape.head_bytes(KvFormat::kF16);
-  };
-  for_each_cell(layers_, [&](KvCell& each) {
-    if (each < left * in_block) return;
-    const KvCell to = take_cell();  // before `each`: there are as many free ones
-    for (size_t h = 0; h < shape.num_kv_heads; ++h)
-      std::memcpy(where(to) + h * pool.head_stride(), where(each) + h * pool.head_stride(),
-                  shape.head_bytes(KvFormat::kF16));
-    free_cell(each);
-    each = to;
-  });
-  return left;
 }
 
 size_t NarrowPages::blocks_in_use() const {

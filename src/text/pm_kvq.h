@@ -68,14 +68,6 @@ class NarrowPages {
   size_t can_keep(size_t num_tokens) const;
   void truncate(const KvPolicy& policy, size_t num_tokens);  // to what can_keep() says
 
-  // Narrows to `steps` at once, wherever the last cuts were (KvMode::kPressure).
-  std::optional<KvBadValue> narrow_to(const KvPolicy& policy, const Place& place, size_t layer,
-                                      size_t steps);
-  size_t steps() const { return steps_; }
-  void set_steps(size_t steps) { steps_ = steps; }
-  // Moves cells out of the last blocks into free ones of earlier blocks. Gives how many blocks are in
-  // use afterwards; `pages` of every layer have to be refreshed with update_pages().
-  size_t compact(const KvPolicy& policy, KvPool& pool, std::span<const KvBlock> blocks);
   size_t blocks_in_use() const;  // those up to the last that is
   void drop_blocks(size_t num_blocks_left);
   void update_pages(const KvPolicy& policy, const Place& place, size_t layer) const;
@@ -97,6 +89,8 @@ class NarrowPages {
     std::vector<KvCell> k, v, meta;
   };
 
+  std::optional<KvBadValue> narrow_to(const KvPolicy& policy, const Place& place, size_t layer,
+                                      size_t tier);
   KvCell take_cell();
   void free_cell(KvCell cell);
   uint8_t* cell(const KvPolicy& policy, const Place& place, KvCell cell) const;
@@ -111,9 +105,8 @@ class NarrowPages {
   static void for_each_cell(Layers& layers, Visit visit);
 
   std::vector<Layer> layers_;
-  std::vector<bool> used_;    // per cell
-  size_t first_free_ = 0;     // no free cell is before it
-  size_t steps_ = 0;          // kPressure
+  std::vector<bool> used_;  // per cell
+  size_t first_free_ = 0;   // no free cell is before it
 };
 
 }  // namespace weft::text

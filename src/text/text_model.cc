@@ -21,16 +21,41 @@ size_t choose_context(const Checkpoint& checkpoint, size_t asked) {
   return asked;
 }
 
-TextMemoryPlan make_plan(const Checkpoint& checkpoint, const TextModelOptions& options,
-                         size_t context) {
-  const models::MemoryPlan model =
-      models::plan_memory(checkpoint, options.kv_format, std::min(options.step_tokens, context));
-  return {.weight_bytes = model.weight_bytes,
-          .kv_bytes = model.kv_bytes_per_token * context,
-          .scratch_bytes = model.scratch_bytes};
+double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+// 4 bit is what a small model bears, 2 bit what a large one does (arXiv 2505.18610, table 2).
+uint8_t narrowest(const Checkpoint& checkpoint) {
+  constexpr double kLarge = 3e9;
+  double parameters = 0;
+  for (const std::string& name : checkpoint.tensor_names())
+    parameters += static_cast<double>(checkpoint.require(name).shape.elements());
+  return parameters < kLarge ? 4 : 2;
 }
 
-double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+// Null: everything in 16 bit.
+std::shared_ptr<const KvPolicy> make_policy(const Checkpoint& checkpoint, KvPolicyOptions options,
+                                            size_t context) {
+  if (options.mode == KvMode::kPlain) return nullptr;
+  for (uint8_t* const width : {&options.widths.k, &options.widths.v})
+    if (*width == 0) *width = narrowest(checkpoint);
+  const size_t asked = options.max_length;
+  const models::LanguageModelConfig config = models::read_config(checkpoint);
+  if (asked > config.context_length)
+    fail(ErrorKind::kInvalidInput,
+         "{}: a longest sequence of {} tokens was asked for; the model's limit is {}",
+         checkpoint.name(), asked, config.context_length);
+  if (asked == 0) options.max_length = context;
+  auto policy = std::make_shared<KvPolicy>(
+      options, config.num_layers,
+      kernels::KvShape{.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim});
+  if (policy->max_length() < asked)
+    fail(ErrorKind::kInvalidInput,
+         "{}: a KV budget of {:.1f} MiB holds {} tokens at the narrowest widths, but sequences of {} "
+         "were asked for. Give a larger budget or allow narrower widths.",
+         checkpoint.name(), mib(options.budget_bytes), policy->max_length(), asked);
+  if (options.mode == KvMode::kDirect && policy->exact_until() == KvPolicy::kNever) return nullptr;
+  return policy;
+}
 
 void check_memory(const Checkpoint& checkpoint, const TextMemoryPlan& plan, size_t available) {
   if (plan.total_bytes() <= available) return;
@@ -60,7 +85,10 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   out.checkpoint_ = formats::open_checkpoint(path);
   const Checkpoint& checkpoint = *out.checkpoint_;
   out.context_ = choose_context(checkpoint, options.context);
-  out.plan_ = make_plan(checkpoint, options, out.context_);
+  out.policy_ = make_policy(checkpoint, options.kv, out.context_);
+  if (out.policy_) out.context_ = std::min(out.context_, out.policy_->max_length());
+  out.make_plan();
+  if (options.on_plan) options.on_plan(out.plan_);
   check_memory(checkpoint, out.plan_, options.available_bytes);
   out.tokenizer_ = checkpoint.load_tokenizer();
   out.filters_ = std::make_unique<grammar::FilterCache>(*out.tokenizer_);
@@ -72,14 +100,26 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   return out;
 }
 
+void TextModel::make_plan() {
+  const models::MemoryPlan model = models::plan_memory(*checkpoint_, options_.kv_format,
+                                                       std::min(options_.step_tokens, context_));
+  kv_room_ = policy_ ? policy_->peak_blocks(context_) * kernels::kPageTokens : context_;
+  plan_ = {.weight_bytes = model.weight_bytes,
+           .kv_bytes = model.kv_bytes_per_token * kv_room_,
+           .scratch_bytes = model.scratch_bytes,
+           .context_length = context_,
+           .kv = policy_ ? policy_->describe() : "16 bit"};
+}
+
 std::unique_ptr<PlainDecoder> TextModel::make_decoder(CoreSet cores,
                                                       const DecoderOptions& options) const {
-  const size_t capacity = options.capacity_tokens == 0 ? context_ : options.capacity_tokens;
+  const size_t capacity = options.capacity_tokens == 0 ? kv_room_ : options.capacity_tokens;
   return make_plain_decoder(model_,
                             {.kv_format = options_.kv_format,
                              .capacity_tokens = capacity,
                              .context_length = context_,
                              .keep_prefixes = options.keep_prefixes,
+                             .kv_policy = policy_,
                              .pool = options.pool},
                             cores);
 }
@@ -88,7 +128,8 @@ std::shared_ptr<KvPool> TextModel::make_pool(size_t capacity_tokens) const {
   return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model_->config().num_layers,
                                                  .shape = model_->kv_shape(),
                                                  .format = options_.kv_format,
-                                                 .capacity_tokens = capacity_tokens});
+                                                 .capacity_tokens = capacity_tokens,
+                                                 .policy = policy_});
 }
 
 std::vector<Token> TextModel::encode_prompt(std::string_view prompt) const {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,26 +24,33 @@
 
 namespace weft::text {
 
-struct TextModelOptions {
-  size_t context = 0;  // tokens of one conversation; 0: the model's, at most kDefaultContext
-  kernels::KvFormat kv_format = kernels::KvFormat::kF16;
-  size_t step_tokens = 512;           // most tokens in one pass, for the plan of memory
-  size_t available_bytes = SIZE_MAX;  // of memory; loading that needs more is refused
-};
-inline constexpr size_t kDefaultContext = 4096;
-
 // What loading and a full context take.
 struct TextMemoryPlan {
   size_t weight_bytes = 0, kv_bytes = 0, scratch_bytes = 0;
+  size_t context_length = 0;
+  std::string kv;  // how keys and values are kept
   size_t total_bytes() const { return weight_bytes + kv_bytes + scratch_bytes; }
 };
+
+struct TextModelOptions {
+  size_t context = 0;  // tokens of one conversation; 0: the model's, at most kDefaultContext
+  kernels::KvFormat kv_format = kernels::KvFormat::kF16;  // of what is kept in 16 bit
+  // Widths of the KV cache's older pages. Widths of 0: 4 bit, or 2 from 3e9 parameters on. A
+  // max_length of 0: the context.
+  KvPolicyOptions kv = {};
+  size_t step_tokens = 512;           // most tokens in one pass, for the plan of memory
+  size_t available_bytes = SIZE_MAX;  // of memory; loading that needs more is refused
+  std::function<void(const TextMemoryPlan&)> on_plan = {};  // before anything is loaded
+};
+inline constexpr size_t kDefaultContext = 4096;
 
 using formats::ChatMessage;
 
 class TextModel {
  public:
-  // kInvalidInput: a context longer than the model's. kOutOfResources: more memory than
-  // `available_bytes`, before any is taken. Else as open_checkpoint and load_language_model.
+  // kInvalidInput: a context longer than the model's, or a KV policy that cannot be (KvPolicy) or
+  // cannot hold its max_length. kOutOfResources: more memory than `available_bytes`, before any is
+  // taken. Else as open_checkpoint and load_language_model.
   static TextModel load(const std::filesystem::path& path, const TextModelOptions& options,
                         const CoreSet& cores, const ProgressFn& progress = {});
 
@@ -51,12 +59,16 @@ class TextModel {
   const formats::Tokenizer& tokenizer() const { return *tokenizer_; }
   bool has_chat_template() const { return chat_template_.has_value(); }
   std::string_view chat_template_text() const { return chat_template_text_; }  // "" without one
-  size_t context_length() const { return context_; }
+  size_t context_length() const { return context_; }  // no longer than the KV policy can hold
   const TextMemoryPlan& memory_plan() const { return plan_; }
+  const std::shared_ptr<const KvPolicy>& kv_policy() const { return policy_; }  // null: plain
+  kernels::KvFormat kv_format() const { return options_.kv_format; }
+  // Of the KV cache, in tokens of 16 bit, for one request with a full context.
+  size_t kv_room() const { return kv_room_; }
   grammar::FilterCache& filters() const { return *filters_; }  // thread-safe
 
   struct DecoderOptions {
-    size_t capacity_tokens = 0;  // of the KV cache, all requests together; 0: one context
+    size_t capacity_tokens = 0;  // of the KV cache in 16 bit, all requests together; 0: one context
     bool keep_prefixes = true;
     std::shared_ptr<KvPool> pool = nullptr;  // instead of one of its own
   };
@@ -77,6 +89,8 @@ class TextModel {
 
  private:
   TextModel() = default;
+  void make_plan();
+
   std::shared_ptr<const formats::Checkpoint> checkpoint_;
   std::unique_ptr<formats::Tokenizer> tokenizer_;
   std::unique_ptr<grammar::FilterCache> filters_;
@@ -85,6 +99,8 @@ class TextModel {
   std::shared_ptr<const models::LanguageModel> model_;
   TextModelOptions options_;
   size_t context_ = 0;
+  std::shared_ptr<const KvPolicy> policy_;
+  size_t kv_room_ = 0;
   TextMemoryPlan plan_;
 };
 

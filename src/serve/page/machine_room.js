@@ -3,6 +3,8 @@ import { getJson } from "./api.js";
 
 const SECONDS = 120;  // of history
 const SVG = "http://www.w3.org/2000/svg";
+const MIB = 1 << 20;
+const WIDTHS = { 16: "16 bit", 8: "8 bit", 4: "4 bit", 2: "2 bit" };
 const history = [];
 let timer = null;
 
@@ -91,6 +93,15 @@ function draw(room, state) {
   node("progress", memory, { max: 1, value: fill, "aria-label": "KV cache in use" });
   chart(memory, "KV cache in use, per cent", [(p) => p.kv], 10);
 
+  const tiers = Object.keys(WIDTHS).filter((bits) => history.some((p) => p.kvBytes?.[bits] > 0));
+  if (tiers.some((bits) => bits !== "16")) {
+    const widths = card(cards, "Keys and values by their bits");
+    node("div", widths, { class: "big" }, `${number((kv.bytes?.blocks ?? 0) / MIB, 1)} MiB `).append(
+      Object.assign(document.createElement("small"), { textContent: kv.policy ?? "" }));
+    chart(widths, "Keys and values by their bits, MiB", tiers.map((bits) => (p) => (p.kvBytes?.[bits] ?? 0) / MIB), 1);
+    legend(widths, tiers.map((bits) => WIDTHS[bits]));
+  }
+
   const prefix = state.prefix_cache ?? {};
   const hits = card(cards, "Prompts found in the cache");
   node("div", hits, { class: "big" }, `${number(prefix.queried_tokens ? (100 * prefix.hit_tokens) / prefix.queried_tokens : 0, 1)} % `).append(
@@ -143,6 +154,7 @@ async function look(room) {
     generated: state.tokens_per_second?.generated ?? 0,
     prompt: state.tokens_per_second?.prompt ?? 0,
     kv: kv.blocks_total ? (100 * kv.blocks_used) / kv.blocks_total : 0,
+    kvBytes: kv.bytes,
     prefillCores: state.partition?.prefill_cores,
     decodeCores: state.partition?.decode_cores,
   });

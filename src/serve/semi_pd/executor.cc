@@ -116,6 +116,7 @@ class SemiPdExecutor final : public PartitionedExecutor {
   struct Published {
     size_t prompt_tokens = 0;  // to be read
     std::optional<Clock::time_point> oldest_prompt, oldest_last_token;
+    text::KvUsage kv;
     void add(const RunningJob& job, size_t tokens_left);
   };
   mutable std::mutex mutex_;  // guards the rest but the threads
@@ -216,10 +217,13 @@ void SemiPdExecutor::wake() {
 
 ExecutorState SemiPdExecutor::state() const {
   const std::lock_guard lock(mutex_);
+  text::KvUsage kv = of_prefill_.kv;
+  kv += of_decode_.kv;
   return {.queued = arrived_.size() + num_waiting_,
           .running = in_prefill_ + to_prefill_.size() + in_decode_,
           .capacity_tokens = pool_->capacity_tokens(),
           .free_tokens = pool_->free_tokens(),
+          .kv = kv,
           .partition = PartitionState{
               .name = to_string(partition_),
               .prefill_cores = prefill_share(partition_, options_.num_cores),
@@ -304,6 +308,7 @@ void SemiPdExecutor::publish_prefill() {
   for (const RunningJob& job : prefill_.batch.jobs())
     now.add(job, prefill_.decoder.prompt_tokens_left(job.id()));
   for (const RunningJob& job : waiting_) now.add(job, job.prompt_size());
+  now.kv = prefill_.decoder.kv_usage();
   const std::lock_guard lock(mutex_);
   of_prefill_ = now;
   num_waiting_ = waiting_.size();
@@ -313,6 +318,7 @@ void SemiPdExecutor::publish_prefill() {
 void SemiPdExecutor::publish_decode() {
   Published now;
   for (const RunningJob& job : decode_.batch.jobs()) now.add(job, 0);
+  now.kv = decode_.decoder.kv_usage();
   const std::lock_guard lock(mutex_);
   of_decode_ = now;
   in_decode_ = decode_.batch.size() + to_decode_.size();
@@ -381,7 +387,7 @@ void SemiPdExecutor::admit() {
     const size_t answers = in_decode(), running = prefill_.batch.size() + answers;
     if (running >= options_.max_running) return;
     const size_t needed = prefill_.batch.tokens_spoken_for() + answers * kernels::kPageTokens +
-                          next.prompt_size();
+                          prefill_.batch.room_for(next);
     if (running != 0 && needed > pool_->free_tokens()) return;
     if (prefill_.batch.reads_prompt_of(next)) return;
     RunningJob job = std::move(waiting_.front());

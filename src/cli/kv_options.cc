@@ -1,0 +1,75 @@
+#include "cli/kv_options.h"
+
+#include "base/error.h"
+
+namespace weft::cli {
+
+void KvOptions::apply(text::TextModelOptions& options) const {
+  using text::KvMode;
+  options.kv_format = kind == "bf16" ? kernels::KvFormat::kBF16 : kernels::KvFormat::kF16;
+  text::KvPolicyOptions& kv = options.kv;
+  const bool progressive = kind == "progressive";
+  if (progressive != (budget_bytes != 0))
+    fail(ErrorKind::kInvalidInput,
+         progressive ? "--kv progressive needs --kv-budget, the bytes that one sequence's keys and "
+                       "values may take, such as 64MiB"
+                     : "--kv-budget belongs to --kv progressive, but --kv is {}",
+         kind);
+  if (max_length != 0 && !progressive)
+    fail(ErrorKind::kInvalidInput, "--kv-max-length belongs to --kv progressive, but --kv is {}",
+         kind);
+  uint8_t both = 16;
+  if (progressive)
+    both = 0;  // the model's size decides
+  else if (kind == "8" || kind == "4" || kind == "2")
+    both = static_cast<uint8_t>(kind[0] - '0');
+  kv.widths = {static_cast<uint8_t>(k.value_or(both)), static_cast<uint8_t>(v.value_or(both))};
+  kv.mode = progressive                     ? KvMode::kProgressive
+            : kv.widths == text::KvWidths{} ? KvMode::kPlain
+                                            : KvMode::kDirect;
+  if (transform == "none") kv.transform = kernels::KvTransform::kNone;
+  kv.budget_bytes = budget_bytes;
+  kv.max_length = max_length;
+}
+
+void add_kv_options(CLI::App& command, KvOptions& options) {
+  const std::string group = "Keys and values";
+  const auto width = CLI::IsMember({16, 8, 4, 2});
+  command
+      .add_option("--kv", options.kind,
+                  "How they are kept: f16 (or 16), bf16; 8, 4 or 2 bit; progressive: 16 bit until "
+                  "--kv-budget is full, then narrower")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f16", "bf16", "16", "8", "4", "2", "progressive"}))
+      ->group(group);
+  command.add_option("--kv-k", options.k, "Bits of keys; progressive: as few as they may get to")
+      ->default_str("--kv's; progressive: 4, or 2 from 3e9 parameters on")
+      ->check(width)
+      ->type_name("16|8|4|2")
+      ->group(group);
+  command.add_option("--kv-v", options.v, "Bits of values, as --kv-k")
+      ->check(width)
+      ->type_name("16|8|4|2")
+      ->group(group);
+  command
+      .add_option("--kv-budget", options.budget_bytes,
+                  "Bytes of memory for one sequence, such as 64MiB (progressive)")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE")
+      ->group(group);
+  command
+      .add_option("--kv-transform", options.transform,
+                  "What is done to narrow ones first: hadamard (where the heads' size is a power of "
+                  "two) or none")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"hadamard", "none"}))
+      ->group(group);
+  command
+      .add_option("--kv-max-length", options.max_length,
+                  "Tokens that the budget must hold; without it the context is what it holds")
+      ->check(CLI::Range(size_t{1}, size_t{1} << 24))
+      ->type_name("TOKENS")
+      ->group(group);
+}
+
+}  // namespace weft::cli

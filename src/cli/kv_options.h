@@ -1,0 +1,28 @@
+// The flags that say how keys and values are kept: --kv and its kin.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "text/text_model.h"
+
+namespace weft::cli {
+
+struct KvOptions {
+  std::string kind = "f16";
+  std::optional<unsigned> k, v;  // bits
+  uint64_t budget_bytes = 0;
+  size_t max_length = 0;
+  std::string transform = "hadamard";
+
+  // kInvalidInput: flags that mean nothing together.
+  void apply(text::TextModelOptions& options) const;
+};
+
+// `options` must live until the command has run.
+void add_kv_options(CLI::App& command, KvOptions& options);
+
+}  // namespace weft::cli

@@ -1,0 +1,214 @@
+// Narrow caches keep the decoder's promises: what a request answers depends on the request alone,
+// token by token, under every policy.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "base/error.h"
+#include "formats/random_model.h"
+#include "text/text_model.h"
+
+namespace weft::text {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path& model_file() {
+  struct File {
+    File() : path(fs::path(testing::TempDir()) / fmt::format("weft_kv_{}.gguf", getpid())) {
+      formats::write_random_model(path, "tiny", formats::quant_mix("q8_0"), 3, CoreSet());
+    }
+    ~File() { fs::remove(path); }
+    fs::path path;
+  };
+  static const File file;
+  return file.path;
+}
+
+constexpr size_t kContext = 512;
+
+TextModel load(const KvPolicyOptions& kv = {}, size_t context = kContext) {
+  return TextModel::load(model_file(), {.context = context, .kv = kv}, CoreSet());
+}
+
+size_t block_bytes() {
+  static const size_t bytes = load().memory_plan().kv_bytes / (kContext / kernels::kPageTokens);
+  return bytes;
+}
+
+KvPolicyOptions direct(uint8_t k, uint8_t v) {
+  return {.mode = KvMode::kDirect, .widths = {k, v}};
+}
+
+KvPolicyOptions progressive(size_t blocks) {
+  return {.mode = KvMode::kProgressive, .widths = {2, 2}, .budget_bytes = blocks * block_bytes()};
+}
+
+std::map<std::string, KvPolicyOptions> policies() {
+  KvPolicyOptions unrotated = direct(4, 4);
+  unrotated.transform = kernels::KvTransform::kNone;
+  return {{"8", direct(8, 8)},           {"k8v4", direct(8, 4)},
+          {"2", direct(2, 2)},           {"k16v8", direct(16, 8)},
+          {"4, unrotated", unrotated},   {"progressive", progressive(14)}};
+}
+
+std::vector<DecodeRequest> requests() {
+  std::vector<DecodeRequest> out;
+  const size_t lengths[] = {300, 150, 420, 33};
+  for (size_t i = 0; i < std::size(lengths); ++i) {
+    DecodeRequest& request = out.emplace_back();
+    for (size_t t = 0; t < lengths[i]; ++t)
+      request.prompt.push_back(static_cast<Token>((t * t * 7 + t * 3 + i * 11) % 200));
+    request.sampling.temperature = i % 2 == 0 ? 0.0f : 1.1f;
+    request.sampling.seed = 5 + i;
+    request.random_stream = i;
+    request.max_tokens = 40 + i;
+  }
+  return out;
+}
+
+using Answers = std::map<RequestId, std::vector<Token>>;
+
+Answers run(const TextModel& model, const std::vector<DecodeRequest>& requests, size_t chunk,
+            bool keep_prefixes = false) {
+  const auto decoder = model.make_decoder(
+      CoreSet(), {.capacity_tokens = 3 * kContext, .keep_prefixes = keep_prefixes});
+  Answers answers;
+  for (size_t i = 0; i < requests.size(); ++i) decoder->start(i, requests[i]);
+  for (size_t done = 0; done < requests.size();) {
+    std::vector<RequestId> ended;
+    for (const DecodedToken& token : decoder->step({.max_prompt_tokens = chunk})) {
+      EXPECT_FALSE(token.error);
+      answers[token.request].push_back(token.sampled.token);
+      if (token.last) ended.push_back(token.request);
+    }
+    for (const RequestId id : ended) decoder->finish(id);
+    done += ended.size();
+  }
+  EXPECT_EQ(decoder->kv_usage().block_bytes, 0u);
+  return answers;
+}
+
+TEST(kv_policy, batches_and_chunks_change_no_token) {
+  const Answers plain = run(load(), requests(), 512);
+  for (const auto& [name, kv] : policies()) {
+    SCOPED_TRACE(name);
+    const TextModel model = load(kv);
+    ASSERT_EQ(model.context_length(), kContext);
+    Answers alone;
+    for (size_t i = 0; i < requests().size(); ++i) alone[i] = run(model, {requests()[i]}, 512)[0];
+    EXPECT_EQ(run(model, requests(), 512), alone);
+    EXPECT_EQ(run(model, requests(), 37), alone) << "chunks of 37";
+    EXPECT_EQ(run(model, {requests()[2]}, 1)[0], alone[2]) << "token by token";
+    EXPECT_EQ(run(model, requests(), 100, true), alone) << "prefixes kept";
+    if (name == "2") {
+      EXPECT_NE(alone, plain) << "2 bit went unnoticed";
+    }
+  }
+}
+
+TEST(kv_policy, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
+  for (const auto& [name, kv] : policies()) {
+    SCOPED_TRACE(name);
+    const TextModel model = load(kv);
+    for (const bool keep_prefixes : {false, true}) {
+      const DecodeRequest request = requests()[0];
+      const std::vector<Token> whole = run(model, {request}, 512)[0];
+      const auto decoder = model.make_decoder(CoreSet(), {.keep_prefixes = keep_prefixes});
+      DecodeRequest rest = request;
+      std::vector<Token> got;
+      while (got.size() < request.max_tokens) {
+        decoder->start(9, rest);
+        for (int i = 0; i < 13 && got.size() < request.max_tokens;) {
+          for (const DecodedToken& token : decoder->step({})) {
+            got.push_back(token.sampled.token);
+            rest.prompt.push_back(got.back());
+            ++i;
+          }
+        }
+        rest.max_tokens = request.max_tokens - got.size();
+        decoder->finish(9);
+      }
+      EXPECT_EQ(got, whole) << "keep_prefixes " << keep_prefixes;
+    }
+  }
+}
+
+TEST(kv_policy, a_request_that_moves_between_decoders_answers_the_same) {
+  for (const auto& [name, kv] : policies()) {
+    SCOPED_TRACE(name);
+    const TextModel model = load(kv);
+    const std::vector<Token> whole = run(model, {requests()[2]}, 512)[0];
+    const auto pool = model.make_pool(2 * kContext);
+    const std::unique_ptr<PlainDecoder> decoders[2] = {
+        model.make_decoder(CoreSet(), {.pool = pool}), model.make_decoder(CoreSet(), {.pool = pool})};
+    size_t at = 0;
+    decoders[at]->start(1, requests()[2]);
+    std::vector<Token> got;
+    for (size_t step = 1; got.size() < whole.size(); ++step) {
+      for (const DecodedToken& token : decoders[at]->step({.max_prompt_tokens = 50}))
+        got.push_back(token.sampled.token);
+      if (step % 3 != 0) continue;
+      decoders[1 - at]->attach(decoders[at]->detach(1));
+      at = 1 - at;
+    }
+    EXPECT_EQ(got, whole);
+  }
+}
+
+TEST(kv_policy, sixteen_bit_everywhere_is_the_plain_cache) {
+  EXPECT_EQ(load(direct(16, 16)).kv_policy(), nullptr);
+  const Answers plain = run(load(), requests(), 512);
+  KvPolicyOptions never_full = progressive(100);
+  never_full.transform = kernels::KvTransform::kNone;
+  EXPECT_EQ(run(load(never_full), requests(), 512), plain);
+}
+
+KvPolicyOptions twelve_blocks_of_8_bit() {
+  KvPolicyOptions kv = progressive(12);
+  kv.widths = {8, 8};
+  return kv;
+}
+
+TEST(kv_policy, the_context_is_what_the_budget_holds) {
+  const TextModel model = load(twelve_blocks_of_8_bit());
+  EXPECT_LT(model.context_length(), kContext);
+  EXPECT_GE(model.context_length(), 12 * kernels::kPageTokens) << "as much as in 16 bit";
+  EXPECT_EQ(model.memory_plan().kv_bytes, 12 * block_bytes());
+  const auto decoder = model.make_decoder(CoreSet());
+  EXPECT_EQ(decoder->context_length(), model.context_length());
+  // The longest prompt and answer are held to the end, and the pool has not a byte more.
+  DecodeRequest request = requests()[0];
+  request.max_tokens = SIZE_MAX;
+  while (request.prompt.size() + 30 < model.context_length()) request.prompt.push_back(7);
+  decoder->start(0, request);
+  for (bool last = false; !last;)
+    for (const DecodedToken& token : decoder->step({})) last = token.last;
+  EXPECT_LE(decoder->kv_usage().block_bytes, 12 * block_bytes());
+  EXPECT_GT(decoder->kv_usage().code_bytes[1], 0u);
+}
+
+std::string message(const KvPolicyOptions& kv) {
+  try {
+    load(kv);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kInvalidInput);
+    return e.what();
+  }
+  return "";
+}
+
+TEST(kv_policy, what_a_model_cannot_hold_is_an_error_before_it_is_loaded) {
+  KvPolicyOptions kv = twelve_blocks_of_8_bit();
+  kv.max_length = kContext;
+  EXPECT_NE(message(kv).find("sequences of 512 were asked for"), std::string::npos) << message(kv);
+  kv.max_length = size_t{1} << 40;
+  EXPECT_NE(message(kv).find("the model's limit is"), std::string::npos) << message(kv);
+  EXPECT_NE(message(progressive(3)).find("too small"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace weft::text
