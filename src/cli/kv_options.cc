@@ -9,12 +9,12 @@ void KvOptions::apply(text::TextModelOptions& options) const {
   options.kv_format = kind == "bf16" ? kernels::KvFormat::kBF16 : kernels::KvFormat::kF16;
   text::KvPolicyOptions& kv = options.kv;
   const bool progressive = kind == "progressive";
-  if (progressive != (budget_bytes != 0))
+  if (progressive && budget_bytes == 0)
     fail(ErrorKind::kInvalidInput,
-         progressive ? "--kv progressive needs --kv-budget, the bytes that one sequence's keys and "
-                       "values may take, such as 64MiB"
-                     : "--kv-budget belongs to --kv progressive, but --kv is {}",
-         kind);
+         "--kv progressive needs --kv-budget, the bytes that one sequence's keys and values may take, "
+         "such as 64MiB");
+  if (!progressive && budget_bytes != 0)
+    fail(ErrorKind::kInvalidInput, "--kv-budget belongs to --kv progressive, but --kv is {}", kind);
   if (max_length != 0 && !progressive)
     fail(ErrorKind::kInvalidInput, "--kv-max-length belongs to --kv progressive, but --kv is {}",
          kind);

@@ -68,8 +68,9 @@ std::filesystem::path model_path(const std::filesystem::path& asked) {
 LoadedModel load_model(const ModelOptions& options) {
   const std::filesystem::path path = model_path(options.model);
   auto pool = std::make_unique<ThreadPool>(options.threads);
-  text::TextModelOptions how{.context = options.context,
-                             .available_bytes = bench::read_machine().available_bytes};
+  text::TextModelOptions how;
+  how.context = options.context;
+  how.available_bytes = bench::read_machine().available_bytes;
   options.kv.apply(how);
   if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
   std::unique_ptr<Progress> progress;

@@ -161,8 +161,9 @@ class Server {
   }
 
   void add(const NamedModel& named, const ProgressFn& progress) {
-    text::TextModelOptions how{.context = options_.model.context,
-                               .available_bytes = bench::read_machine().available_bytes};
+    text::TextModelOptions how;
+    how.context = options_.model.context;
+    how.available_bytes = bench::read_machine().available_bytes;
     options_.model.kv.apply(how);
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
     auto model = std::make_unique<text::TextModel>(
