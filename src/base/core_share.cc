@@ -102,6 +102,11 @@ bool CoreShare::settled() const {
   return true;
 }
 
+void CoreShare::set_prefill_turn(std::chrono::nanoseconds turn) {
+  const std::lock_guard lock(mutex_);
+  prefill_turn_ = turn;
+}
+
 void CoreShare::pin(std::thread::native_handle_type thread, size_t core) const {
   if (cpus_.empty()) return;
   cpu_set_t set;
@@ -115,7 +120,8 @@ void CoreShare::pin_driver(Phase phase) const { pin(pthread_self(), crew(phase).
 // ---- who may use what: all under mutex_
 
 bool CoreShare::takes_turns() const {
-  return runs(Phase::kPrefill) && runs(Phase::kDecode) && partition_.prefill_duty.has_value() &&
+  return runs(Phase::kPrefill) && runs(Phase::kDecode) &&
+         (partition_.by_steps || partition_.prefill_duty.has_value()) &&
          partition_.prefill_cores + partition_.decode_cores > num_cores_;
 }
 
@@ -125,7 +131,7 @@ void CoreShare::charge() {
   const auto now = options_.now ? options_.now() : steady_now();
   const auto passed = static_cast<double>((now - charged_until_).count());
   charged_until_ = now;
-  if (!takes_turns() || !(passed > 0)) return;
+  if (!takes_turns() || partition_.by_steps || !(passed > 0)) return;
   const double duty = *partition_.prefill_duty, slice = static_cast<double>(options_.slice.count());
   balance_ns_ += passed * (turn_ == Phase::kPrefill ? duty - 1 : duty);
   balance_ns_ = std::clamp(balance_ns_, -slice, slice);
@@ -135,6 +141,10 @@ void CoreShare::choose_turn() {
   const double slice = static_cast<double>(options_.slice.count());
   if (runs(Phase::kPrefill) != runs(Phase::kDecode)) {
     turn_ = runs(Phase::kPrefill) ? Phase::kPrefill : Phase::kDecode;
+    turn_began_ = charged_until_ - prefill_turn_;  // whoever else comes has waited enough
+  } else if (partition_.by_steps) {
+    const auto had = charged_until_ - turn_began_;  // negative: the clock jumped
+    if (turn_ == Phase::kPrefill && (had >= prefill_turn_ || had.count() < 0)) turn_ = Phase::kDecode;
   } else if (turn_ == Phase::kPrefill && balance_ns_ <= -slice) {
     turn_ = Phase::kDecode;
   } else if (turn_ == Phase::kDecode && balance_ns_ >= slice) {
@@ -202,11 +212,13 @@ void CoreShare::offer_turn(Phase phase) {
     if (takes_turns() && turn_ == phase) {
       // Worth it if the other's turn would last a quarter of a slice before it has to give back.
       const double slice = static_cast<double>(options_.slice.count());
-      const double duty = *partition_.prefill_duty;
-      const bool due = phase == Phase::kDecode ? balance_ns_ + slice >= (1 - duty) * slice / 4
+      const double duty = partition_.prefill_duty.value_or(0);
+      const bool due = partition_.by_steps       ? true
+                       : phase == Phase::kDecode ? balance_ns_ + slice >= (1 - duty) * slice / 4
                                                : slice - balance_ns_ >= duty * slice / 4;
       if (due) {
         turn_ = other(phase);
+        turn_began_ = charged_until_;
         draw_border();
       }
     }

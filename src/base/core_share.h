@@ -44,6 +44,9 @@ struct CorePartition {
   // the system shares out, as with MPS at (100, 100).
   std::optional<double> prefill_duty = 0.5;
   bool lend = true;  // cores of a phase without work serve the other
+  // Instead of a duty: prefill has the common cores for as long as set_prefill_turn() says, then
+  // decode for a whole step. So the time between two steps is bounded, whatever prefill does.
+  bool by_steps = false;
   bool operator==(const CorePartition&) const = default;
 };
 
@@ -73,6 +76,8 @@ class CoreShare {
   // is not in [0, 1], or a phase that could never run (no cores, and none lent).
   void apply(const CorePartition& partition);
   CorePartition partition() const;
+  // Of partitions by steps, from the end of a decode step on. Any thread, any time.
+  void set_prefill_turn(std::chrono::nanoseconds turn);
 
   // Keeps the calling thread on the phase's home core from now on, if the options say so. Drivers
   // call it once.
@@ -148,6 +153,8 @@ class CoreShare {
   CorePartition partition_;
   bool running_[2] = {false, false};
   Phase turn_ = Phase::kDecode;  // who has the common cores
+  std::chrono::nanoseconds prefill_turn_ = std::chrono::milliseconds(2);
+  std::chrono::nanoseconds turn_began_{0};  // prefill's, where turns go by steps
   // Time that prefill was entitled to on the common cores, less what it had, in [-slice, slice].
   double balance_ns_ = 0;
   std::chrono::nanoseconds charged_until_{0};

@@ -325,6 +325,38 @@ TEST(core, turns_change_between_decode_steps) {
   stop = true;
 }
 
+// Steps of 4 ms, and 6 ms of prefill after each: the next step ends 10 ms after the one before.
+TEST(core, turns_by_steps_bound_the_time_between_two_steps) {
+  Turns turns(1);
+  turns.share.apply({.prefill_cores = 1, .decode_cores = 1, .by_steps = true});
+  turns.share.set_prefill_turn(std::chrono::milliseconds(6));
+  std::atomic<bool> stop = false, prefilling = false;
+  std::atomic<int> pieces_of_prefill = 0;
+  Driver prefill("prefill", [&] {
+    const CoreShare::Running running(turns.share, Phase::kPrefill);
+    while (!stop)
+      turns.share.cores(Phase::kPrefill).parallel_for(7, 1, [&](size_t, size_t, size_t) {
+        ++pieces_of_prefill;
+        turns.now_ns += 100'000;
+        raise(prefilling);
+      });
+  });
+  await(prefilling);
+  {
+    CoreShare::Running running(turns.share, Phase::kDecode);
+    for (int step = 0; step < 50; ++step) {
+      const int before = pieces_of_prefill;
+      turns.share.cores(Phase::kDecode).parallel_for(40, 1, [&](size_t, size_t, size_t) {
+        turns.now_ns += 100'000;
+      });
+      EXPECT_EQ(pieces_of_prefill, before) << "in step " << step;
+      running.step_done();
+      EXPECT_EQ(pieces_of_prefill - before, 60) << "after step " << step;
+    }
+  }
+  stop = true;
+}
+
 // The clock goes back by an hour, then forth by two: turns go on changing.
 TEST(core, a_clock_that_jumps_does_not_stop_the_turns) {
   constexpr int64_t kHour = 3'600'000'000'000;

@@ -20,7 +20,8 @@ struct ServeBenchOptions {
   double divide_lengths = 0, arrival_cv = 1;
   std::vector<double> rates = {};  // in units of the measured capacity
   size_t requests = 0;             // a point
-  size_t seeds = 1;
+  size_t seeds = 1, first_seed = 1;
+  double step = 1;  // LoadOptions::step
   std::vector<std::string> only = {};  // systems, by name
   std::filesystem::path svg = {};      // goodput over the rate
 };

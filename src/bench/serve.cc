@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/random.h"
 #include "bench/bench.h"
 #include "bench/plot.h"
 #include "bench/serve_run.h"
@@ -26,12 +27,14 @@ LoadOptions load_options(const ServeBenchOptions& o, bool quick) {
           .divide_lengths = o.divide_lengths > 0 ? o.divide_lengths : quick ? 8.0 : 4.0,
           .max_tokens = 8000,
           .arrival_cv = o.arrival_cv,
+          .step = o.step,
           .count = o.requests != 0 ? o.requests : quick ? size_t{60} : size_t{300}};
 }
 
 // Requests per second when all are there at once: what the machine can do at most.
 double measure_capacity(ServeSetting& setting, LoadOptions load, StopToken stop) {
   load.rate = 1e6;
+  load.step = 1;
   load.count = std::min<size_t>(load.count, 120);
   load.seed = 99;
   const auto executor = setting.unified(serve::UnifiedPolicy::kChunked, 256);
@@ -122,6 +125,55 @@ Table load_table(const char* name) {
 // By rate, then system.
 using Points = std::vector<std::map<std::string, Point>>;
 
+// Goodput of `a` over that of `b`, with the middle 95 % of what it is for requests drawn again and
+// again from those that were served, the same ones for both.
+std::string ratio_with_interval(const Point& a, const Point& b, const Slo& slo) {
+  std::vector<std::pair<bool, bool>> kept;
+  const auto keeps = [&](const RequestOutcome& r) {
+    return r.answered && r.ttft_s <= slo.ttft_s && r.tpot_s <= slo.tpot_s;
+  };
+  for (size_t run = 0; run < a.runs.size(); ++run)
+    for (size_t i = 0; i < a.runs[run].requests.size(); ++i)
+      kept.emplace_back(keeps(a.runs[run].requests[i]), keeps(b.runs[run].requests[i]));
+  constexpr uint32_t kDraws = 2000;
+  const auto ratio = [&](auto pick) {
+    double of_a = 0, of_b = 0;
+    for (size_t i = 0; i < kept.size(); ++i) {
+      const auto& [ours, theirs] = kept[pick(i)];
+      of_a += ours;
+      of_b += theirs;
+    }
+    return of_a / std::max(of_b, 1.0);
+  };
+  std::vector<double> drawn;
+  for (uint32_t draw = 0; draw < kDraws; ++draw)
+    drawn.push_back(ratio([&](size_t i) {
+      return static_cast<size_t>(uniform(7, i, draw) * static_cast<double>(kept.size()));
+    }));
+  std::sort(drawn.begin(), drawn.end());
+  return fmt::format("{:.2f} ({:.2f} to {:.2f})", ratio([](size_t i) { return i; }),
+                     drawn[kDraws / 40], drawn[kDraws - 1 - kDraws / 40]);
+}
+
+// The controller beside each of the others.
+Table ratio_table(const std::vector<double>& fractions, const std::vector<System>& systems,
+                  const Points& points, const Slo& slo) {
+  Table table{.name = "goodput of " + std::string(kDynamic) +
+                      " over that of others, with 95 % intervals (bootstrap over requests)",
+              .columns = {"of capacity"},
+              .rows = {}};
+  for (const System& system : systems)
+    if (system.name != kDynamic) table.columns.push_back(system.name);
+  for (size_t r = 0; r < fractions.size(); ++r) {
+    std::vector<Cell>& row = table.rows.emplace_back(std::vector<Cell>{cell(fractions[r], 2)});
+    for (const System& system : systems)
+      if (system.name != kDynamic)
+        row.push_back(cell(
+            ratio_with_interval(points[r].at(kDynamic), points[r].at(system.name), slo)));
+  }
+  return table;
+}
+
 void summarize(const std::vector<double>& fractions, const std::vector<System>& systems,
                const Points& points, const Slo& slo, Report& report) {
   double vs_first = 0, vs_tuned = 0, worst = std::numeric_limits<double>::infinity();
@@ -183,7 +235,7 @@ void bench_peer(ServeSetting& setting, const LoadOptions& base, const std::vecto
                                  "--kv-unified", "--no-webui"};
                            }});
     const double rate = fraction * capacity;
-    for (uint64_t seed = 1; seed <= o.serve.seeds; ++seed) {
+    for (uint64_t seed = o.serve.first_seed; seed < o.serve.first_seed + o.serve.seeds; ++seed) {
       LoadOptions load = base;
       load.rate = rate;
       load.seed = seed;
@@ -252,7 +304,8 @@ Report run_serve(const BenchOptions& options) {
     const ProgressFn show = progress.callback();
     size_t done = 0;
     for (size_t r = 0; r < fractions.size(); ++r) {
-      for (uint64_t seed = 1; seed <= seeds; ++seed) {
+      const uint64_t first_seed = options.serve.first_seed;
+      for (uint64_t seed = first_seed; seed < first_seed + seeds; ++seed) {
         LoadOptions load = base;
         load.rate = fractions[r] * capacity;
         load.seed = seed;
@@ -280,7 +333,10 @@ Report run_serve(const BenchOptions& options) {
           row_of(fractions[r] * capacity, system.name, points[r].at(system.name), unloaded));
   report.tables.push_back(std::move(table));
   summarize(fractions, systems, points, slo, report);
-  report.summary["stall_ratio"] = bench_stall(setting, systems, slo, report);
+  if (points.front().contains(kDynamic))
+    report.tables.push_back(ratio_table(fractions, systems, points, slo));
+  if (options.serve.only.empty())
+    report.summary["stall_ratio"] = bench_stall(setting, systems, slo, report);
   if (options.peer) bench_peer(setting, base, fractions, capacity, unloaded, report);
   if (!options.serve.svg.empty())
     write_plot(options.serve.svg, {.title = "Requests per second within the SLO",

@@ -95,15 +95,15 @@ std::vector<Lengths> read_trace(const std::filesystem::path& path) {
 }  // namespace
 
 std::vector<LoadRequest> make_load(const LoadOptions& o) {
-  if (!(o.rate > 0) || !(o.divide_lengths > 0) || !(o.arrival_cv > 0))
-    fail(ErrorKind::kInvalidInput, "a load needs a rate, lengths and an arrival_cv above 0");
+  if (!(o.rate > 0) || !(o.divide_lengths > 0) || !(o.arrival_cv > 0) || !(o.step > 0))
+    fail(ErrorKind::kInvalidInput, "a load needs a rate, lengths, an arrival_cv and a step above 0");
   std::vector<Lengths> trace;
   if (std::filesystem::is_regular_file(o.shape)) trace = read_trace(o.shape);
   std::vector<LoadRequest> load;
   double time_s = 0;
   for (size_t i = 0; i < o.count; ++i) {
     Draws draws(o.seed, i);
-    time_s += draws.gamma(o.arrival_cv) / o.rate;
+    time_s += draws.gamma(o.arrival_cv) / (o.rate * (i >= o.count / 2 ? o.step : 1));
     const Lengths lengths = trace.empty()
                                 ? draw_lengths(o.shape, draws)
                                 : trace[(i + o.seed * o.count) % trace.size()];

@@ -26,6 +26,7 @@ struct LoadOptions {
   size_t max_tokens = 4096;   // prompt and answer of one request; longer prompts are cut
   double rate = 1;            // requests/s on average
   double arrival_cv = 1;      // coefficient of variation of the gaps: 1 Poisson, 2 bursty (gamma)
+  double step = 1;            // the second half of the requests arrives so many times as fast
   size_t count = 100;
   uint64_t seed = 1;
 };

@@ -16,8 +16,10 @@ ServeSetting::ServeSetting(const BenchOptions& options)
 
 std::unique_ptr<serve::PhaseExecutor> ServeSetting::unified(serve::UnifiedPolicy policy,
                                                             size_t chunk) {
+  const auto kv_pool = model_.make_pool(kv_tokens_);
+  kv_pool->make_resident();
   return serve::make_unified_executor(
-      model_.make_decoder(pool_.cores(), {.capacity_tokens = kKvTokens}), model_.tokenizer(),
+      model_.make_decoder(pool_.cores(), {.pool = kv_pool}), model_.tokenizer(),
       {.policy = policy, .chunk_tokens = chunk, .max_running = kMaxRunning, .max_queued = 1 << 20},
       pool_.cores(), turns_);
 }
@@ -27,7 +29,7 @@ std::unique_ptr<serve::PhaseExecutor> ServeSetting::apart(const std::string& par
   semi_pd::SemiPdOptions o{.num_cores = num_cores(),
                            .partition = semi_pd::parse_partition(partition, num_cores()),
                            .profile = profile_,
-                           .kv_tokens = kKvTokens,
+                           .kv_tokens = kv_tokens_,
                            .max_running = kMaxRunning,
                            .max_queued = 1 << 20};
   o.controller.slo = {.ttft_s = slo.ttft_s, .tpot_s = slo.tpot_s};
@@ -51,16 +53,21 @@ std::vector<System> ServeSetting::systems() {
           {name, [this, partition](const Slo& slo) { return apart(partition, slo); }});
   };
   add_unified(kPrefillFirst, serve::UnifiedPolicy::kPrefillFirst, 4096);
+  if (!options_.quick) add_unified("decode-first", serve::UnifiedPolicy::kDecodeFirst, 4096);
   for (const size_t chunk : {512, 256, 128, 64})
     if (!options_.quick || chunk == 256 || chunk == 64)
       add_unified("chunked " + std::to_string(chunk), serve::UnifiedPolicy::kChunked, chunk);
   if (num_cores() > 1) {
     for (const semi_pd::Partition& partition : semi_pd::all_partitions(num_cores())) {
       const std::string name = semi_pd::to_string(partition);
-      if (name == "1:1" || (!options_.quick && (name == "2/2:0.8" || name == "2/2:free")) ||
+      if (name == "1:1" ||
+          (!options_.quick && (name == "unified" || name == "2/2:0.8" || name == "2/2:free")) ||
           !only.empty())
         add_apart("semi-PD " + name, name);
     }
+    for (const std::string& name : only)  // any other partition
+      if (name.starts_with("semi-PD 2/2:") && name.ends_with("ms"))
+        add_apart(name, name.substr(8));
     add_apart(kDynamic, "auto");
   }
   if (out.empty())

@@ -24,7 +24,7 @@ inline constexpr const char* kPrefillFirst = "prefill-first";
 
 class ServeSetting {
  public:
-  static constexpr size_t kKvTokens = 65536;
+  static constexpr size_t kKvTokens = 32768;
   static constexpr size_t kMaxRunning = 128;
 
   explicit ServeSetting(const BenchOptions& options);
@@ -34,6 +34,8 @@ class ServeSetting {
   // All, or those that options.serve.only names; the setting outlives them.
   std::vector<System> systems();
 
+  void set_kv_tokens(size_t tokens) { kv_tokens_ = tokens; }  // of executors from now on
+
   const BenchOptions& options() const { return options_; }
   const text::TextModel& model() const { return model_; }
   size_t vocab_size() const { return model_.model().config().vocab_size; }
@@ -41,6 +43,7 @@ class ServeSetting {
 
  private:
   const BenchOptions& options_;
+  size_t kv_tokens_ = kKvTokens;
   ThreadPool pool_;
   std::shared_ptr<serve::Turns> turns_ = std::make_shared<serve::Turns>();
   text::TextModel model_;

@@ -40,6 +40,9 @@ void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
   command.add_option("--arrival-cv", load.arrival_cv, "Of the gaps: 1 Poisson, 2 bursty")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command.add_option("--step", load.step, "The second half arrives so many times as fast")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command.add_option("--rates", load.rates, "Arrival rates, in units of the measured capacity")
       ->delimiter(',')
       ->default_str("0.2,0.4,0.6,0.8,1")
@@ -48,6 +51,7 @@ void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
   command.add_option("--seeds", load.seeds, "Runs of each point")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{100}));
+  command.add_option("--first-seed", load.first_seed, "Of these")->capture_default_str();
   command.add_option("--only", load.only, "Of the systems, those with these names")
       ->delimiter(',')
       ->type_name("NAME");

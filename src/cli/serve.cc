@@ -103,6 +103,8 @@ serve::semi_pd::SemiPdOptions semi_pd_options(const Options& options, size_t num
                                     .max_running = options.executor.max_running,
                                     .max_queued = options.executor.max_queued,
                                     .order = options.executor.order};
+  if (!out.partition && options.slo.empty() && out.max_stall_s && num_cores > 1)
+    out.partition = serve::semi_pd::by_steps(num_cores, *out.max_stall_s);
   if (!options.slo.empty()) out.controller.slo = serve::semi_pd::parse_slo(options.slo);
   out.controller.model = serve::semi_pd::parse_slo_model(options.slo_model);
   out.controller.chunk_tokens = options.executor.chunk_tokens;
@@ -175,12 +177,15 @@ class Server {
 
   std::unique_ptr<serve::PhaseExecutor> make_executor(const text::TextModel& model) {
     const size_t kv_tokens = choose_kv_tokens(options_, model);
-    if (options_.phase == "unified")
-      return serve::make_unified_executor(
-          model.make_decoder(pool_.cores(), {.capacity_tokens = kv_tokens}), model.tokenizer(),
-          options_.executor, pool_.cores(), turns_);
+    if (options_.phase == "unified") {
+      const auto kv_pool = model.make_pool(kv_tokens);
+      kv_pool->make_resident();
+      return serve::make_unified_executor(model.make_decoder(pool_.cores(), {.pool = kv_pool}),
+                                          model.tokenizer(), options_.executor, pool_.cores(),
+                                          turns_);
+    }
     semi_pd_.kv_tokens = kv_tokens;
-    if (!semi_pd_.partition)
+    if (!semi_pd_.partition || !options_.slo.empty())
       semi_pd_.profile = serve::semi_pd::measure_profile(model, pool_.size());
     return serve::semi_pd::make_semi_pd_executor(model, semi_pd_);
   }
@@ -263,7 +268,7 @@ void add_batching_options(CLI::App& command, Options& options) {
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{1} << 16));
   add("--max-stall-ms", options.max_stall_ms,
-      "Longest step while answers run: prompts are read in smaller pieces; 0: off")
+      "Longest time that answers wait for their next token while prompts are read; 0: no bound")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1e6));
   add("--small-first", options.executor.order.small_first_until_s,
@@ -294,7 +299,7 @@ void add_phase_options(CLI::App& command, Options& options) {
       ->type_name("SLO");
   add("--partition", options.partition,
       "auto, or fixed (implies semi-pd): 1:1 (cores of each), 1:1,strict (none lent), 2/2:0.35 (in "
-      "turns, prefill's share of the time), 2/2:free, unified")
+      "turns, prefill's share of the time), 2/2:20ms (in turns, longest stall), 2/2:free, unified")
       ->capture_default_str()
       ->type_name("PARTITION");
   add("--slo-model", options.slo_model, "How TTFT and TPOT are predicted: mg1, mm1 or table")

@@ -86,10 +86,24 @@ void Batch::cancel_all() {
   jobs_.clear();
 }
 
+Batch::PromptClass Batch::prompt_class(const RunningJob& job) const {
+  const double age_s = job.age_s();
+  if (age_s >= order_.small_first_until_s) return PromptClass::kOverdue;
+  if (!order_.promised_ttft_s) return PromptClass::kInTime;
+  const auto left = static_cast<double>(decoder_->prompt_tokens_left(job.id()));
+  return age_s + left * order_.s_per_token > *order_.promised_ttft_s ? PromptClass::kLate
+                                                                     : PromptClass::kInTime;
+}
+
+bool Batch::any_prompt_in_time() const {
+  return std::any_of(jobs_.begin(), jobs_.end(), [this](const RunningJob& job) {
+    return job.in_prefill() && prompt_class(job) != PromptClass::kLate;
+  });
+}
+
 void Batch::order_prompts() {
-  enum class Class : uint8_t { kOverdue, kInTime, kLate };
   struct Waiting {
-    Class its_class;
+    PromptClass its_class;
     size_t tokens;  // 0 if overdue
     Clock::time_point arrival;
     text::RequestId id;
@@ -97,16 +111,12 @@ void Batch::order_prompts() {
   std::vector<Waiting> prompts;
   for (const RunningJob& job : jobs_) {
     if (!job.in_prefill()) continue;
-    const double age_s = job.age_s();
+    const PromptClass its_class = prompt_class(job);
     const size_t left = decoder_->prompt_tokens_left(job.id());
-    Waiting& prompt = prompts.emplace_back(Waiting{Class::kInTime, left, job.arrival(), job.id()});
-    const double ttft_s = age_s + static_cast<double>(left) * order_.s_per_token;
-    if (age_s >= order_.small_first_until_s) {
-      prompt.its_class = Class::kOverdue;
-      prompt.tokens = 0;
-    } else if (order_.promised_ttft_s && ttft_s > *order_.promised_ttft_s) {
-      prompt.its_class = Class::kLate;
-    }
+    prompts.push_back({.its_class = its_class,
+                       .tokens = its_class == PromptClass::kOverdue ? 0 : left,
+                       .arrival = job.arrival(),
+                       .id = job.id()});
   }
   std::sort(prompts.begin(), prompts.end(), [](const Waiting& a, const Waiting& b) {
     return std::tie(a.its_class, a.tokens, a.arrival, a.id) <

@@ -35,6 +35,7 @@ class Batch {
   size_t size() const { return jobs_.size(); }
   const std::vector<RunningJob>& jobs() const { return jobs_; }
   bool any_prompt() const;
+  bool any_prompt_in_time() const;  // that can still have what was promised
   bool any_answer() const { return num_answers() != 0; }
   size_t num_answers() const;
   size_t mean_answer_context() const;  // tokens; 0 without answers
@@ -70,6 +71,8 @@ class Batch {
   Observer on_first_token = {}, on_end = {};
 
  private:
+  enum class PromptClass : uint8_t { kOverdue, kInTime, kLate };
+  PromptClass prompt_class(const RunningJob& job) const;
   void order_prompts();
   bool deliver(const text::DecodedToken& decoded);
   RunningJob& find(text::RequestId id);

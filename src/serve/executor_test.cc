@@ -124,7 +124,7 @@ std::vector<System> all_systems() {
        {UnifiedPolicy::kChunked, UnifiedPolicy::kPrefillFirst, UnifiedPolicy::kDecodeFirst})
     systems.push_back({"policy " + std::to_string(static_cast<int>(policy)),
                        {.executor = {.policy = policy}}});
-  for (const char* partition : {"unified", "1:1", "1:1,strict", "2/2:0.35", "2/2:0.8", "2/2:free"})
+  for (const char* partition : {"unified", "1:1", "1:1,strict", "2/2:0.35", "2/2:0.8", "2/2:4ms", "2/2:free"})
     systems.push_back({partition, {.partition = partition}});
   return systems;
 }
@@ -218,7 +218,8 @@ TEST(phase, token_exact_while_the_partition_changes) {
   const auto jobs = make_jobs(kCount);
   std::atomic<bool> done{false};
   std::thread mover([&, executor = executor] {
-    const auto partitions = semi_pd::all_partitions(2);
+    auto partitions = semi_pd::all_partitions(2);
+    partitions.push_back(semi_pd::by_steps(2, 0.004));
     for (size_t i = 0; !done.load(); ++i) {
       executor->apply(partitions[i % partitions.size()]);
       std::this_thread::yield();

@@ -64,6 +64,8 @@ class Decoder {
     bool advance_prompts = true, advance_answers = true;  // requests in prefill; the others
     // Requests in prefill in the order in which they get those tokens; none given: as started.
     std::span<const RequestId> prompt_order = {};
+    // Answers that do not advance in this step.
+    std::span<const RequestId> resting = {};
     // Of the cache, left by prompts for the answers of others.
     size_t keep_free_tokens = 0;
   };

@@ -1,5 +1,7 @@
 #include "text/kv_pool.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -41,6 +43,13 @@ KvPool::KvPool(const KvCacheOptions& options) : options_(options) {
   node_of_.assign(num_blocks, kRoot);
   free_.resize(num_blocks);
   for (size_t i = 0; i < num_blocks; ++i) free_[i] = static_cast<KvBlock>(num_blocks - 1 - i);
+}
+
+void KvPool::make_resident() {
+#ifdef MADV_POPULATE_WRITE
+  // Refused (an old kernel, too little memory): pages come with first use, as without it.
+  if (memory_.bytes() != 0) madvise(memory_.data(), memory_.bytes(), MADV_POPULATE_WRITE);
+#endif
 }
 
 uint8_t* KvPool::page(size_t layer, KvBlock block) {

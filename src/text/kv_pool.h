@@ -49,6 +49,9 @@ class KvPool {
   size_t capacity_tokens() const { return owners_.size() * kernels::kPageTokens; }
   size_t free_tokens() const;  // in whole blocks, unused prefixes among them
   size_t bytes() const { return owners_.size() * block_bytes_; }  // resident or not
+  // Has the system hand over all of the memory now. Otherwise it comes with first use, where a virtual
+  // machine may take milliseconds for a huge page: a pause in every answer that runs.
+  void make_resident();
 
   // Appends `count` blocks to `out`, each with one owner. False, and nothing has changed, when that
   // would leave less than `keep_free` blocks.

@@ -252,12 +252,15 @@ void BatchDecoder::plan_batch(const StepPlan& plan) {
   advanced_.clear();
   batch_.clear();
   in_prefill_.clear();
+  const auto rests = [&](RequestId id) {
+    return std::find(plan.resting.begin(), plan.resting.end(), id) != plan.resting.end();
+  };
   for (size_t i = 0; i < requests_.size(); ++i) {
     const Request& r = requests_[i];
     if (r.done) continue;
     if (r.prompt_left() != 0)
       in_prefill_.push_back(i);
-    else if (plan.advance_answers && add_input(i, 1, 0) == 0)
+    else if (plan.advance_answers && !rests(r.id) && add_input(i, 1, 0) == 0)
       fail_for_room();
   }
   if (!plan.advance_prompts) return;

@@ -54,6 +54,9 @@ struct Loop {
       : decoder(*d), batch(std::move(d), model.tokenizer(), metrics, order) {}
 };
 
+// How soon the memory of a step that took long fades.
+constexpr double kNewestStep = 0.1;
+
 class SemiPdExecutor final : public PartitionedExecutor {
  public:
   SemiPdExecutor(const text::TextModel& model, const SemiPdOptions& options);
@@ -73,6 +76,8 @@ class SemiPdExecutor final : public PartitionedExecutor {
   void give_way_to_decode();
   void admit();
   void step_prefill();
+  StepShare share_of_step() const;
+  double predicted_step_s(size_t answers, size_t prompt_tokens) const;
   void make_room_in_prefill(size_t outside);
 
   void run_decode();
@@ -87,6 +92,7 @@ class SemiPdExecutor final : public PartitionedExecutor {
   bool one_loop() const { return one_loop_.load(std::memory_order_relaxed); }
   size_t in_decode() const;
   size_t outside_prefill() const;
+  bool prefill_takes_answers() const;
   void send_to_prefill(std::vector<Moving> moving);
   void send_to_decode(std::vector<Moving> moving);
   void room_was_freed();
@@ -99,17 +105,21 @@ class SemiPdExecutor final : public PartitionedExecutor {
   std::shared_ptr<text::KvPool> pool_;
   WindowRecorder recorder_;
   std::atomic<bool> one_loop_{false};
+  std::atomic<double> by_steps_s_{0};  // the partition's bound, 0 if it has none
   Turns prefill_turns_;  // the prefill loop's steps, and other work on its cores
 
   // Of the prefill loop's thread alone.
   Loop prefill_;
   ChunkBound chunk_bound_;
+  std::optional<PhaseSpeeds> speeds_;  // where there are promises
+  double step_correction_ = 1;         // of what they predict for a step
   std::deque<RunningJob> waiting_;  // first come, first served; preempted ones in front
   uint64_t prefill_saw_freed_ = 0;  // times_freed_ before its last step
   bool prefill_is_stuck_ = false;   // no prompt can go on until room is freed
   // Of the decode loop's thread alone.
   Loop decode_;
   uint64_t decode_saw_freed_ = 0;
+  double step_s_ = 0;  // the longest of late
   bool decode_is_stuck_ = false;
 
   // What a loop tells the others, as of its last step.
@@ -122,6 +132,7 @@ class SemiPdExecutor final : public PartitionedExecutor {
   mutable std::mutex mutex_;  // guards the rest but the threads
   std::condition_variable prompts_changed_, answers_changed_, control_changed_;
   bool stopping_ = false, woken_prefill_ = false, woken_decode_ = false;
+  bool prefill_steps_ = false;  // the prefill loop is within a step
   std::vector<std::shared_ptr<Job>> arrived_;
   std::vector<Moving> to_prefill_, to_decode_;  // on their way
   std::vector<RunningJob> preempted_;           // by the decode loop
@@ -141,12 +152,21 @@ class SemiPdExecutor final : public PartitionedExecutor {
 // The controller's promises reach the loops too: which prompts first, and how much of them in one
 // step where answers wait for it.
 SemiPdOptions with_promises(SemiPdOptions options) {
-  if (options.partition) return options;
+  const bool promised = options.controller.slo.ttft_s || options.controller.slo.tpot_s;
+  if (options.partition && !(promised && !options.profile.on_cores.empty())) return options;
   const PhaseModel model(SloModel::kMg1, options.profile, options.controller.slo.percentile);
   const SloTargets slo = PartitionController(options.controller, options.profile).targets();
   const double s_per_token = model.speeds().prefill_s_per_token(options.num_cores);
   // What is left of a token's time for scheduling and for steps that take longer than they should.
   constexpr double kOfTpot = 0.8;
+  // Two tokens' time is what the paper's users do not notice yet, as taste goes; four is a text that
+  // still moves.
+  options.promises = {.ttft_s = slo.ttft_s,
+                      .tpot_s = slo.tpot_s,
+                      .longest_gap_s = options.max_stall_s.value_or(2 * slo.tpot_s),
+                      .longest_rest_s = options.max_stall_s.value_or(4 * slo.tpot_s)};
+  options.controller.max_stall_s = options.max_stall_s;
+  options.controller.one_loop_knows_promises = true;
   if (!options.max_stall_s) options.max_stall_s = kOfTpot * slo.tpot_s;
   const double fit = *options.max_stall_s / s_per_token;
   options.controller.chunk_tokens =
@@ -166,7 +186,9 @@ SemiPdExecutor::SemiPdExecutor(const text::TextModel& model, const SemiPdOptions
       recorder_(options.controller.slo.percentile),
       prefill_(model, pool_, share_.cores(Phase::kPrefill), metrics_, options.order),
       chunk_bound_(options.chunk_tokens, options.max_stall_s),
+      speeds_(options.promises ? std::optional<PhaseSpeeds>(options.profile) : std::nullopt),
       decode_(model, pool_, share_.cores(Phase::kDecode), metrics_, options.order) {
+  pool_->make_resident();
   for (Loop* const loop : {&prefill_, &decode_}) {
     loop->batch.on_first_token = [this](const Job& job) { recorder_.first_token(job); };
     loop->batch.on_end = [this](const Job& job) { recorder_.ended(job); };
@@ -246,6 +268,7 @@ void SemiPdExecutor::apply(const Partition& partition) {
     if (partition != partition_) ++partition_moves_;
     partition_ = partition;
     one_loop_.store(partition.kind == Partition::Kind::kUnified);
+    by_steps_s_.store(partition.kind == Partition::Kind::kSteps ? partition.max_stall_s : 0);
   }
   recorder_.partition_changed();
   wake();
@@ -256,6 +279,13 @@ void SemiPdExecutor::apply(const Partition& partition) {
 size_t SemiPdExecutor::in_decode() const {
   const std::lock_guard lock(mutex_);
   return in_decode_;
+}
+
+// One loop does both, and is between two steps: answers never wait for the rest of a piece that was
+// cut when they did not have to.
+bool SemiPdExecutor::prefill_takes_answers() const {
+  const std::lock_guard lock(mutex_);
+  return one_loop() && !prefill_steps_;
 }
 
 // Requests that hold room but are not in the prefill loop.
@@ -278,6 +308,7 @@ void SemiPdExecutor::send_to_prefill(std::vector<Moving> moving) {
   if (moving.empty()) return;
   {
     const std::lock_guard lock(mutex_);
+    in_decode_ -= moving.size();
     std::move(moving.begin(), moving.end(), std::back_inserter(to_prefill_));
   }
   prompts_changed_.notify_one();
@@ -321,7 +352,12 @@ void SemiPdExecutor::publish_decode() {
   now.kv = decode_.decoder.kv_usage();
   const std::lock_guard lock(mutex_);
   of_decode_ = now;
-  in_decode_ = decode_.batch.size() + to_decode_.size();
+  const size_t in_decode = decode_.batch.size() + to_decode_.size();
+  if (in_decode < in_decode_) {  // who was told of room before this number fell looks again
+    ++times_freed_;
+    prompts_changed_.notify_one();
+  }
+  in_decode_ = in_decode;
 }
 
 // ---- the prefill loop
@@ -349,6 +385,12 @@ bool SemiPdExecutor::wait_for_prompts() {
   std::vector<Moving> moved;
   {
     std::unique_lock lock(mutex_);
+    prefill_steps_ = false;
+    if (one_loop() && in_decode_ != 0) {  // they come at the end of their step
+      woken_decode_ = true;
+      answers_changed_.notify_one();
+      prompts_changed_.wait(lock, [this] { return stopping_ || !one_loop() || in_decode_ == 0; });
+    }
     if (prefill_.batch.empty() || prefill_is_stuck_)
       prompts_changed_.wait(lock, [this] {
         return stopping_ || woken_prefill_ || !arrived_.empty() || !to_prefill_.empty() ||
@@ -363,6 +405,7 @@ bool SemiPdExecutor::wait_for_prompts() {
     preempted_.clear();
     num_waiting_ = waiting_.size();
     if (stopping_) return false;
+    prefill_steps_ = true;
     moved.swap(to_prefill_);
   }
   for (Moving& m : moved) prefill_.attach(std::move(m));
@@ -404,21 +447,72 @@ void SemiPdExecutor::step_prefill() {
   const bool both = one_loop();
   const size_t outside = outside_prefill();
   text::Decoder::StepPlan plan{.max_prompt_tokens = options_.chunk_tokens};
-  if (both) {
+  StepShare share;
+  if (both && options_.promises) {
+    share = share_of_step();
+    plan.max_prompt_tokens = share.prompt_tokens;
+    plan.resting = share.resting;
+  } else if (both) {
     plan.max_prompt_tokens = chunk_bound_.tokens(prefill_.batch.any_answer());
   } else {
     plan.advance_answers = false;
     plan.keep_free_tokens = outside * kernels::kPageTokens;  // for their next pages
   }
-  const size_t answers = prefill_.batch.num_answers();
+  const size_t answers = prefill_.batch.num_answers() - share.resting.size();
   const size_t context = prefill_.batch.mean_answer_context();
   const Clock::time_point start = Clock::now();
-  const auto done = prefill_.batch.step(plan);
+  const double predicted = both && speeds_ ? predicted_step_s(answers, 0) : 0;
+  auto done = prefill_.batch.step(plan);
+  if (!done && !share.resting.empty()) {  // no room for the others: these may end, and free some
+    plan.resting = {};
+    done = prefill_.batch.step(plan);
+  }
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   if (!done) return make_room_in_prefill(outside);
   if (both) chunk_bound_.measured(done->prompt_tokens, seconds);
+  if (both && speeds_) {
+    constexpr double kNewest = 0.1;
+    const double expected =
+        predicted + static_cast<double>(done->prompt_tokens) *
+                        speeds_->prefill_s_per_token(options_.num_cores) * step_correction_;
+    if (expected > 0)
+      step_correction_ = std::clamp(
+          step_correction_ * (1 + kNewest * (seconds / expected - 1)), 0.25, 4.0);
+  }
   if (both && answers != 0) recorder_.decode_step(answers, static_cast<double>(context), seconds);
   if (done->ended) room_was_freed();
+}
+
+double SemiPdExecutor::predicted_step_s(size_t answers, size_t prompt_tokens) const {
+  const double answers_s =
+      answers == 0 ? 0
+                   : speeds_->step_s(options_.num_cores,
+                                     {static_cast<double>(answers),
+                                      static_cast<double>(prefill_.batch.mean_answer_context())});
+  return step_correction_ *
+         (answers_s + static_cast<double>(prompt_tokens) *
+                          speeds_->prefill_s_per_token(options_.num_cores));
+}
+
+StepShare SemiPdExecutor::share_of_step() const {
+  const Clock::time_point now = Clock::now();
+  std::vector<AnswerAge> answers;
+  size_t in_reach = 0;
+  for (const RunningJob& job : prefill_.batch.jobs()) {
+    if (job.in_prefill()) continue;
+    const double age_s = job.age_s(), ttft_s = job.job().first_token_s.load();
+    answers.push_back({.id = job.id(),
+                       .ttft_s = ttft_s,
+                       .since_first_s = age_s - ttft_s,
+                       .since_last_s = std::chrono::duration<double>(now - job.last_token()).count(),
+                       .tokens = job.job().generated.load()});
+    in_reach += !is_out_of_reach(*options_.promises, answers.back());
+  }
+  return share_step(*options_.promises, answers,
+                    {.prompt_token_s = predicted_step_s(0, 1),
+                     .answers_s = predicted_step_s(answers.size(), 0),
+                     .answers_in_reach_s = predicted_step_s(in_reach, 0)},
+                    prefill_.batch.any_prompt_in_time(), options_.chunk_tokens);
 }
 
 // `outside`: before the step that failed. If one of them has ended since, that freed room, and there
@@ -444,7 +538,7 @@ void SemiPdExecutor::run_decode() {
   while (true) {
     if (decode_.batch.empty() || decode_is_stuck_) running.reset();
     if (!wait_for_answers()) break;
-    if (one_loop()) send_to_prefill(decode_.detach_answers());
+    if (prefill_takes_answers()) send_to_prefill(decode_.detach_answers());
     if (decode_.batch.drop_cancelled()) room_was_freed();
     if (!decode_.batch.empty()) {
       if (!running) running.emplace(share_, Phase::kDecode);
@@ -481,8 +575,13 @@ void SemiPdExecutor::step_decode() {
   const Clock::time_point start = Clock::now();
   const auto done = decode_.batch.step({.advance_prompts = false});
   if (!done) return make_room_in_decode();
-  recorder_.decode_step(answers, static_cast<double>(context),
-                        std::chrono::duration<double>(Clock::now() - start).count());
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  recorder_.decode_step(answers, static_cast<double>(context), seconds);
+  if (const double bound = by_steps_s_.load(std::memory_order_relaxed); bound > 0) {
+    step_s_ = std::max(seconds, step_s_ + kNewestStep * (seconds - step_s_));
+    share_.set_prefill_turn(std::chrono::nanoseconds(
+        static_cast<int64_t>(prefill_turn_s(bound, step_s_) * 1e9)));
+  }
   if (done->ended) room_was_freed();
 }
 

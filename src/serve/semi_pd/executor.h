@@ -15,6 +15,7 @@
 #include "serve/batch.h"
 #include "serve/phase_executor.h"
 #include "serve/semi_pd/partition_controller.h"
+#include "serve/semi_pd/promises.h"
 #include "text/text_model.h"
 
 namespace weft::serve::semi_pd {
@@ -27,11 +28,15 @@ struct SemiPdOptions {
   PhaseProfile profile = {};
   size_t kv_tokens = 4096;     // of the pool
   size_t chunk_tokens = 256;   // of prompts, in one step
-  // Where one loop does both: smaller pieces while answers run, so that a step takes no longer.
+  // No answer waits longer for its next token on account of prompts: the controller has such
+  // partitions alone to choose from, and where one loop does both, pieces are smaller.
   std::optional<double> max_stall_s = {};
   size_t max_running = 64;  // requests in both loops
   size_t max_queued = 256;
   PromptOrder order = {};
+  // Kept in mind by the loop that does both phases: the controller's, or those of a user who gives
+  // an SLO and the partition too. Set by make_semi_pd_executor.
+  std::optional<Promises> promises = {};
   // Each decision of the controller, in words. Called from its thread.
   std::function<void(const std::string&)> log = {};
 };

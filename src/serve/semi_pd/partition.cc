@@ -1,5 +1,6 @@
 #include "serve/semi_pd/partition.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "base/error.h"
@@ -28,7 +29,8 @@ bool take(std::string_view& text, std::string_view prefix) {
 [[noreturn]] void refuse(std::string_view text, const std::string& why) {
   fail(ErrorKind::kInvalidInput,
        "--partition {}: {}. It is auto, unified, P:D (cores of prefill and decode, such as 1:1), "
-       "P:D,strict, P/D:DUTY (cores in common, such as 2/2:0.5) or P/D:free",
+       "P:D,strict, P/D:DUTY (cores in common, such as 2/2:0.5), P/D:TIME "
+       "(longest stall, such as 2/2:20ms) or P/D:free",
        text, why);
 }
 
@@ -46,6 +48,19 @@ double duty(const Partition& partition) {
 
 Partition unified(size_t num_cores) {
   return {.kind = Kind::kUnified, .prefill_cores = num_cores, .decode_cores = num_cores};
+}
+
+Partition by_steps(size_t num_cores, double max_stall_s) {
+  return {.kind = Kind::kSteps,
+          .prefill_cores = num_cores,
+          .decode_cores = num_cores,
+          .max_stall_s = max_stall_s};
+}
+
+double prefill_turn_s(double max_stall_s, double step_s) {
+  // Steps vary, and a piece of prefill ends before the core changes hands.
+  constexpr double kOfBound = 0.9;
+  return std::max(kOfBound * max_stall_s - step_s, step_s / 8);
 }
 
 std::optional<Partition> parse_partition(std::string_view text, size_t num_cores) {
@@ -80,6 +95,12 @@ std::optional<Partition> parse_partition(std::string_view text, size_t num_cores
     return partition;
   }
   const auto duty = take_number<double>(rest);
+  if (duty && rest == "ms") {
+    if (!(*duty >= 1 && *duty <= 1e5)) refuse(text, "the stall is not between 1 and 100000 ms");
+    partition.kind = Kind::kSteps;
+    partition.max_stall_s = *duty * 1e-3;
+    return partition;
+  }
   if (!duty || !rest.empty()) refuse(text, "the duty is not a number");
   if (!(*duty >= 0 && *duty <= 1)) refuse(text, "the duty is not between 0 and 1");
   partition.kind = Kind::kTurns;
@@ -96,6 +117,8 @@ std::string to_string(const Partition& partition) {
       return fmt::format("{}:{}{}", p, d, partition.lend ? "" : ",strict");
     case Kind::kTurns:
       return fmt::format("{}/{}:{}", p, d, partition.prefill_duty);
+    case Kind::kSteps:
+      return fmt::format("{}/{}:{:.6g}ms", p, d, partition.max_stall_s * 1e3);
     case Kind::kFree:
       return fmt::format("{}/{}:free", p, d);
   }
@@ -117,7 +140,11 @@ std::vector<Partition> all_partitions(size_t num_cores) {
   return list;
 }
 
-std::vector<Partition> automatic_partitions(size_t num_cores) {
+std::vector<Partition> automatic_partitions(size_t num_cores, std::optional<double> max_stall_s) {
+  if (max_stall_s) {
+    if (num_cores == 1) return {unified(num_cores)};
+    return {unified(num_cores), by_steps(num_cores, *max_stall_s)};
+  }
   std::vector<Partition> list = all_partitions(num_cores);
   std::erase_if(list, [&](const Partition& partition) {
     return !partition.lend || partition.kind == Kind::kFree ||
@@ -142,6 +169,7 @@ CorePartition core_partition(const Partition& partition) {
   CorePartition cores{.prefill_cores = partition.prefill_cores,
                       .decode_cores = partition.decode_cores,
                       .lend = partition.lend};
+  cores.by_steps = partition.kind == Kind::kSteps;
   if (partition.kind == Kind::kTurns) cores.prefill_duty = partition.prefill_duty;
   if (partition.kind == Kind::kFree) cores.prefill_duty = std::nullopt;
   return cores;

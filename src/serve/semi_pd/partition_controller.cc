@@ -30,6 +30,8 @@ const char* name(Reason reason) {
       return "unsound window";
     case Reason::kIdle:
       return "idle";
+    case Reason::kNoRoom:
+      return "no room";
     case Reason::kBothFail:
       return "both SLOs fail";
     case Reason::kMoreSlack:
@@ -48,14 +50,15 @@ PartitionController::PartitionController(ControllerOptions options, PhaseProfile
                                          std::optional<Partition> first)
     : options_(std::move(options)),
       model_(options_.model, std::move(profile), options_.slo.percentile, options_.chunk_tokens),
-      partitions_(automatic_partitions(model_.speeds().num_cores())) {
+      partitions_(automatic_partitions(model_.speeds().num_cores(), options_.max_stall_s)) {
   const size_t num_cores = model_.speeds().num_cores();
   const auto distance = [&](const Partition& partition) {
     return std::abs(prefill_share(partition, num_cores) - decode_share(partition, num_cores)) +
            (partition.kind == Partition::Kind::kApart ? 0 : 0.01);
   };
-  current_ = first ? *first
-                   : *std::min_element(partitions_.begin(), partitions_.end(),
+  current_ = first                              ? *first
+             : options_.one_loop_knows_promises ? unified(num_cores)
+                                                : *std::min_element(partitions_.begin(), partitions_.end(),
                                        [&](const Partition& a, const Partition& b) {
                                          return distance(a) < distance(b);
                                        });
@@ -123,10 +126,19 @@ Decision PartitionController::decide(const Window& window) {
   const bool feasible = best.slack > 0;
   decision.retry_after_s = shedding(best.predicted);
   decision.reason = Reason::kKept;
+  const bool one_loop = current_.kind == Partition::Kind::kUnified;
+  if (options_.one_loop_knows_promises && !feasible && !one_loop) {
+    move_to(unified(model_.speeds().num_cores()));
+    last_move_ = decision.reason = Reason::kNoRoom;
+    decision.partition = current_;
+    decision.moved = true;
+    return decision;
+  }
   if (ttft_fails && tpot_fails && !feasible) {
     decision.reason = Reason::kBothFail;
     return decision;
   }
+  if (options_.one_loop_knows_promises && one_loop && !ttft_fails && !tpot_fails) return decision;
   if (!(best.slack > here)) return decision;  // also where no queue is bounded
   if ((ttft_fails || tpot_fails) && feasible) {
     decision.reason = Reason::kViolated;
@@ -156,6 +168,8 @@ std::optional<Partition> PartitionController::emergency(double worst_gap_s, doub
   const bool stalled = worst_gap_s > 2 * slo.tpot_s && std::isfinite(worst_gap_s);
   const bool overdue = backlog_age_s > slo.ttft_s && std::isfinite(backlog_age_s);
   if (stalled == overdue || emergency_used_) return std::nullopt;
+  if (options_.one_loop_knows_promises && current_.kind == Partition::Kind::kUnified)
+    return std::nullopt;  // it sees each request's deadline itself
   const Reason reason = stalled ? Reason::kDecodeStalled : Reason::kPromptOverdue;
   const Reason opposite = stalled ? Reason::kPromptOverdue : Reason::kDecodeStalled;
   if (last_move_ == opposite && windows_here_ < options_.dwell_windows) return std::nullopt;

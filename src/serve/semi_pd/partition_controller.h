@@ -25,6 +25,12 @@ struct ControllerOptions {
   size_t chunk_tokens = 512;  // of the unified loop
   double min_gain = 0.05;     // of slack: less is noise
   size_t dwell_windows = 2;   // TTFT reacts a queue later than the switch
+  // A bound that every partition to choose from must keep.
+  std::optional<double> max_stall_s = {};
+  // The unified loop shares each step out by deadlines (promises.h), which no model here knows of. It
+  // is where things begin and where they go when no partition is predicted to keep the promises, and
+  // it is left only when one is broken there.
+  bool one_loop_knows_promises = false;
   bool shed = false;          // refuse requests when neither SLO can be met
   // A window is over after this time or so many decode steps, whichever is later.
   double window_s = 2;
@@ -35,6 +41,7 @@ enum class Reason {
   kKept,       // nothing is better by more than min_gain, or it is too early
   kUnsound,    // the window was not usable
   kIdle,       // nothing arrived, nothing runs
+  kNoRoom,     // moved: no partition is predicted to keep them, one loop wastes the least
   kBothFail,   // both SLOs are missed and no partition is predicted to meet them: there is no room
   kMoreSlack,  // moved: better by more than min_gain
   kViolated,   // moved at once: an SLO is missed, another partition is predicted to meet both
@@ -61,7 +68,7 @@ struct Decision {
 
 class PartitionController {
  public:
-  // Starts at `first`, or the automatic partition nearest to equal shares. kInvalidInput as
+  // Starts at `first`, one loop if it knows promises, or the automatic partition nearest to equal shares. kInvalidInput as
   // PhaseSpeeds.
   PartitionController(ControllerOptions options, PhaseProfile profile,
                       std::optional<Partition> first = std::nullopt);

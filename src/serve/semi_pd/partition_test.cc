@@ -14,6 +14,8 @@ TEST(partition, parses_what_it_prints) {
   for (const size_t cores : {1, 2, 3, 8})
     for (const Partition& partition : all_partitions(cores))
       EXPECT_EQ(parse_partition(to_string(partition), cores), partition) << to_string(partition);
+  for (const double stall : {0.001, 0.02, 0.0125, 100.0})
+    EXPECT_EQ(parse_partition(to_string(by_steps(2, stall)), 2), by_steps(2, stall)) << stall;
   EXPECT_EQ(parse_partition("auto", 2), std::nullopt);
 }
 
@@ -35,6 +37,12 @@ TEST(partition, bad_ones_are_named) {
                                 "2/2:nan",
                                 "2/2:-0.5",
                                 "1/1:0.5",
+                                "2/2:0ms",
+                                "2/2:-20ms",
+                                "2/2:nanms",
+                                "2/2:1e9ms",
+                                "2/2:20s",
+                                "1:1:20ms",
                                 "2/2:free2",
                                 "18446744073709551615:3",
                                 "99999999999999999999:1",
@@ -70,6 +78,21 @@ TEST(partition, the_controller_never_chooses_what_bounds_nothing) {
     EXPECT_NE(partition.kind, Partition::Kind::kFree);
     EXPECT_TRUE(partition.lend);
   }
+}
+
+TEST(partition, with_a_bound_of_the_stall_every_choice_keeps_it) {
+  for (const Partition& partition : automatic_partitions(2, 0.02)) {
+    const bool keeps = partition.kind == Partition::Kind::kUnified || partition == by_steps(2, 0.02);
+    EXPECT_TRUE(keeps) << to_string(partition);
+  }
+  EXPECT_EQ(automatic_partitions(1, 0.02), std::vector<Partition>{unified(1)});
+}
+
+// A step and the turn after it fit the bound, unless a step alone does not.
+TEST(partition, turns_by_steps_fit_the_bound) {
+  for (const double step_s : {0.001, 0.005, 0.015})
+    EXPECT_LE(step_s + prefill_turn_s(0.02, step_s), 0.02) << step_s;
+  EXPECT_DOUBLE_EQ(prefill_turn_s(0.02, 0.04), 0.005);
 }
 
 }  // namespace

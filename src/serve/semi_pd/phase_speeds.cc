@@ -67,6 +67,11 @@ double PhaseSpeeds::contended_prefill(const Partition& partition, const DecodeBa
     case Kind::kTurns:
       return blend(prefill_s_per_token(own) * profile_.prefill_slowdown, prefill_s_per_token(p),
                    partition.prefill_duty);
+    case Kind::kSteps: {
+      const double step = step_s(partition.decode_cores, batch);
+      const double turn = prefill_turn_s(partition.max_stall_s, step);
+      return prefill_s_per_token(p) * (turn + step) / turn;
+    }
     case Kind::kFree:
       return prefill_s_per_token(p) * 2 * profile_.prefill_slowdown;
   }
@@ -84,6 +89,8 @@ double PhaseSpeeds::contended_step(const Partition& partition, const DecodeBatch
     case Kind::kTurns:
       return blend(step_s(own, batch) * profile_.decode_slowdown, step_s(d, batch),
                    1 - partition.prefill_duty);
+    case Kind::kSteps:
+      return step_s(d, batch) + prefill_turn_s(partition.max_stall_s, step_s(d, batch));
     case Kind::kFree:
       return step_s(d, batch) * 2 * profile_.decode_slowdown;
   }

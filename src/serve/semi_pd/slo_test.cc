@@ -193,6 +193,20 @@ TEST(slo, both_fail_keeps) {
   EXPECT_FALSE(controller.emergency(1, 1)) << "both are late";
 }
 
+// A loop that knows the promises is where things begin, and where they go when nothing else helps.
+TEST(slo, without_room_one_loop_is_best) {
+  const ControllerOptions options{.slo = parse_slo("ttft=1ms,tpot=1ms"),
+                                  .one_loop_knows_promises = true};
+  EXPECT_EQ(PartitionController(options, two_cores()).current(), unified(2));
+  PartitionController controller(options, two_cores(), parse_partition("1:1", 2));
+  const Decision decision = controller.decide(busy_window(0.5, 0.05));
+  EXPECT_TRUE(decision.moved);
+  EXPECT_EQ(decision.reason, Reason::kNoRoom);
+  EXPECT_EQ(decision.partition, unified(2));
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(controller.decide(busy_window(0.5, 0.05)).moved);
+  EXPECT_FALSE(controller.emergency(1, 0)) << "it sees deadlines itself";
+}
+
 TEST(slo, one_failing_moves_towards_it) {
   const Partition much{
       .kind = Partition::Kind::kTurns, .prefill_cores = 2, .decode_cores = 2, .prefill_duty = 0.8};
