@@ -461,7 +461,10 @@ TEST(http, mixed_traffic) {
   const char* const asked = std::getenv("WEFT_DRILL_SECONDS");
   const auto patience = std::chrono::seconds(asked != nullptr ? std::atoi(asked) : 2);
   for (const char* const partition : {"1:1", "2/2:0.5", "2/2:5ms", "unified"}) {
-    const Running server({}, {.kv_tokens = 512, .partition = partition});
+    TestModelOptions model;
+    model.kv_tokens = 512;
+    model.partition = partition;
+    const Running server({}, model);
     std::atomic<size_t> answered{0}, refused{0};
     const Clock::time_point end = Clock::now() + patience / 4;
     const auto ask = [&](uint32_t client) {
