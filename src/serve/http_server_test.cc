@@ -253,7 +253,7 @@ TEST(http, what_openais_client_sends_is_answered) {
       EXPECT_TRUE(Json::parse(result->body)["usage"].is_object());
     }
   }
-  EXPECT_EQ(number, 34u);
+  EXPECT_EQ(number, 35u);
 }
 
 TEST(http, keys_are_asked_for) {

@@ -62,7 +62,7 @@ chat(messages=ASK + [
     {"role": "assistant", "tool_calls": [
         {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"town\": \"Rome\"}"}}]},
     {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}])
-for more in ({}, {"stream": True}, {"logprobs": 2, "echo": True}, {"prompt": ["a", "b"]}, {"prompt": [1, 2]}):
+for more in ({}, {"stream": True}, {"logprobs": 2}, {"echo": True}, {"prompt": ["a", "b"]}, {"prompt": [1, 2]}):
     try:
         client.completions.create(**{"model": "gpt-4o", "prompt": "One", "max_tokens": 4, **more})
     except Exception:
