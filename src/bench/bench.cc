@@ -12,6 +12,8 @@ constexpr Bench kBenches[] = {
      "weft bench stall --quick", true, true, run_stall},
     {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
      "weft bench kernels --quick", false, false, run_kernels},
+    {"kv", "Keys and values in fewer bits: decoding speed, pauses, room, divergence",
+     "weft bench kv --quick", true, false, run_kv},
 };
 
 }  // namespace

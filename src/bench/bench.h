@@ -49,6 +49,7 @@ Report run_llm(const BenchOptions& options);
 Report run_serve(const BenchOptions& options);
 Report run_stall(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
+Report run_kv(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up
 

@@ -37,11 +37,28 @@ Peer::Peer(std::filesystem::path llama_bench, StopToken stop)
 }
 
 double Peer::tokens_per_second(const PeerTest& test, const std::string& flash_attention) const {
-  const ChildResult child = run_child(
-      {llama_bench_.string(), "-m", test.model.string(), "-t", std::to_string(test.threads), "-p",
-       std::to_string(test.prompt_tokens), "-n", std::to_string(test.generated_tokens), "-d",
-       std::to_string(test.depth), "-fa", flash_attention, "-r", "1", "-o", "json"},
-      stop_);
+  const ChildResult child = run_child({llama_bench_.string(),
+                                       "-m",
+                                       test.model.string(),
+                                       "-t",
+                                       std::to_string(test.threads),
+                                       "-p",
+                                       std::to_string(test.prompt_tokens),
+                                       "-n",
+                                       std::to_string(test.generated_tokens),
+                                       "-d",
+                                       std::to_string(test.depth),
+                                       "-ctk",
+                                       test.cache_type,
+                                       "-ctv",
+                                       test.cache_type,
+                                       "-fa",
+                                       flash_attention,
+                                       "-r",
+                                       "1",
+                                       "-o",
+                                       "json"},
+                                      stop_);
   if (child.exit_code != 0)
     fail(ErrorKind::kInvalidInput, "{} ended with {}: {}", llama_bench_.string(), child.exit_code,
          child.error_tail);

@@ -17,7 +17,8 @@ struct PeerTest {
   std::filesystem::path model;
   size_t threads = 1;
   size_t prompt_tokens = 0, generated_tokens = 0;
-  size_t depth = 0;  // tokens in the context before
+  size_t depth = 0;                // tokens in the context before
+  std::string cache_type = "f16";  // of keys and values
 };
 
 // Reads llama-bench's JSON and gives the samples (tokens/s) of the one test that was asked for.
