@@ -145,9 +145,10 @@ size_t ReplayCache::bytes(ReplayWidths w, size_t length) const {
     }
     return codes;
   };
-  const size_t narrow = method_.storage == Storage::kBlocks ? length
-                                                            : std::min(length, end_narrow(length)) -
-                                                                  std::min(length, first_narrow());
+  const size_t narrow = method_.storage == Storage::kBlocks
+                            ? length
+                            : std::min(length, end_narrow(length == 0 ? 0 : length - 1)) -
+                                  std::min(length, first_narrow());
   return shape_.num_kv_heads * (narrow * (side(w.k) + side(w.v)) + (length - narrow) * exact_token);
 }
 
