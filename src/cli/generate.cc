@@ -156,7 +156,8 @@ void add_generate(CLI::App& program, StopToken stop) {
   command->footer(
       "Examples:\n"
       "  weft generate \"Why is the sky blue?\"\n"
-      "  weft generate --raw --temp 0 --max-tokens 20 \"The capital of France is\"");
+      "  weft generate --raw --temp 0 --max-tokens 20 \"The capital of France is\"\n"
+      "  weft generate --kv progressive --kv-budget 32MiB --context 8192 \"Tell a long story\"");
   command->callback([options, stop] { generate(*options, stop); });
 }
 

@@ -261,7 +261,7 @@ void add_batching_options(CLI::App& command, Options& options) {
   const auto add = [&](const char* flag, auto& value, const char* text) {
     return command.add_option(flag, value, text)->group(group);
   };
-  add("--kv-tokens", options.kv_tokens, "KV cache of a model in tokens, all requests together")
+  add("--kv-tokens", options.kv_tokens, "KV cache of a model in tokens of 16 bit, all requests together")
       ->default_str("four contexts, within a third of the free memory")
       ->check(CLI::Range(size_t{32}, size_t{1} << 30));
   add("--chunk", options.executor.chunk_tokens, "Most prompt tokens in one step")
@@ -327,6 +327,7 @@ void add_serve(CLI::App& program, StopToken stop) {
   command->footer(
       "Examples:\n"
       "  weft serve\n"
+      "  weft serve --kv 8\n"
       "  weft serve --model small=a.gguf --model large=b.gguf --host 0.0.0.0 --api-key secret\n"
       "  curl http://127.0.0.1:8080/v1/chat/completions \\\n"
       "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'");

@@ -210,6 +210,9 @@ TEST(http, metrics_count_what_happened) {
   const Json state = parsed(server.client().Get("/weft/state"));
   EXPECT_EQ(state["requests"]["finished"], 1);
   EXPECT_EQ(state["kv"]["blocks_total"].get<int>() * state["kv"]["block_tokens"].get<int>(), 1024);
+  EXPECT_EQ(state["kv"]["policy"], "16 bit");
+  EXPECT_EQ(state["kv"]["bytes"]["4"], 0);
+  EXPECT_NE(text.find("weft_kv_code_bytes{model=\"tiny\",bits=\"4\"} 0\n"), std::string::npos);
 }
 
 TEST(http, errors_are_openais) {

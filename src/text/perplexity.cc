@@ -101,10 +101,16 @@ class Reader {
 };
 
 void check(const models::LanguageModelConfig& config, std::span<const Token> tokens,
-           size_t window_tokens) {
+           const PerplexityOptions& options) {
+  const size_t window_tokens = options.window_tokens;
   if (window_tokens < 4 || window_tokens > config.context_length)
     fail(ErrorKind::kInvalidInput, "a window of {} tokens: this model reads 4 to {}", window_tokens,
          config.context_length);
+  if (options.kv_policy && options.kv_policy->max_length() < window_tokens)
+    fail(ErrorKind::kInvalidInput,
+         "a window of {} tokens, but the KV budget holds {}. Give a larger --kv-budget or a smaller "
+         "--context.",
+         window_tokens, options.kv_policy->max_length());
   if (tokens.size() / 2 < window_tokens)
     fail(ErrorKind::kInvalidInput,
          "the text has {} tokens, but two windows of {} need {}. Take a longer text or a smaller "
@@ -132,7 +138,7 @@ Perplexity measure_perplexity(const models::LanguageModel& model, std::span<cons
                               const PerplexityOptions& options, const CoreSet& cores,
                               StopToken stop, const ProgressFn& progress) {
   const size_t window_tokens = options.window_tokens;
-  check(model.config(), tokens, window_tokens);
+  check(model.config(), tokens, options);
   const size_t num_windows = std::min(tokens.size() / window_tokens, options.max_windows);
   Reader reader(model, options, cores);
   Surprise surprise;

@@ -170,6 +170,21 @@ TEST(perplexity, bad_input_is_refused) {
   refused(std::vector<Token>(20, 20), 10, "token 20 is outside the model's vocabulary of 20");
 }
 
+TEST(perplexity, a_window_that_the_kv_budget_cannot_hold_is_refused) {
+  const TableModel model(20);
+  KvPolicyOptions kv{.mode = KvMode::kProgressive, .budget_bytes = 1 << 30, .max_length = 9};
+  const auto policy =
+      std::make_shared<KvPolicy>(kv, model.config().num_layers, model.kv_shape());
+  try {
+    measure_perplexity(model, random_tokens(40, 20), {.window_tokens = 10, .kv_policy = policy},
+                       CoreSet());
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kInvalidInput);
+    EXPECT_NE(std::string(e.what()).find("the KV budget holds 9"), std::string::npos) << e.what();
+  }
+}
+
 TEST(perplexity, ends_when_asked_to_stop) {
   TableModel model(20);
   std::atomic<bool> flag{false};
