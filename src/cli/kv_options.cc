@@ -55,6 +55,7 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
       .add_option("--kv-budget", options.budget_bytes,
                   "Bytes of memory for one sequence, such as 64MiB (progressive)")
       ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 48))
       ->type_name("SIZE")
       ->group(group);
   command
