@@ -1,10 +1,14 @@
 #include "cli/kv_options.h"
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "formats/checkpoint.h"
+#include "text/kv_calibration.h"
 
 namespace weft::cli {
 
-void KvOptions::apply(text::TextModelOptions& options) const {
+void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::path& model) const {
   using text::KvMode;
   options.kv_format = kind == "bf16" ? kernels::KvFormat::kBF16 : kernels::KvFormat::kF16;
   text::KvPolicyOptions& kv = options.kv;
@@ -18,6 +22,11 @@ void KvOptions::apply(text::TextModelOptions& options) const {
   if (max_length != 0 && !progressive)
     fail(ErrorKind::kInvalidInput, "--kv-max-length belongs to --kv progressive, but --kv is {}",
          kind);
+  if (!calibration.empty() && !progressive)
+    fail(ErrorKind::kInvalidInput,
+         "--kv-calibration says which layers are narrowed first under --kv progressive, but --kv is "
+         "{}",
+         kind);
   uint8_t both = 16;
   if (progressive)
     both = 0;  // the model's size decides
@@ -30,6 +39,13 @@ void KvOptions::apply(text::TextModelOptions& options) const {
   if (transform == "none") kv.transform = kernels::KvTransform::kNone;
   kv.budget_bytes = budget_bytes;
   kv.max_length = max_length;
+  if (calibration.empty()) return;
+  const auto measured = text::load_kv_calibration(calibration, *formats::open_checkpoint(model));
+  for (const text::KvSensitivity& layer : measured.layers) {
+    auto& s = kv.sensitivities.emplace_back();
+    std::copy(layer.k.begin(), layer.k.end(), s.k);
+    std::copy(layer.v.begin(), layer.v.end(), s.v);
+  }
 }
 
 void add_kv_options(CLI::App& command, KvOptions& options) {
@@ -64,6 +80,12 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
                   "two) or none")
       ->capture_default_str()
       ->check(CLI::IsMember({"hadamard", "none"}))
+      ->group(group);
+  command
+      .add_option("--kv-calibration", options.calibration,
+                  "What 'weft calibrate kv' wrote: the layers that mind least are narrowed first "
+                  "(progressive)")
+      ->type_name("FILE")
       ->group(group);
   command
       .add_option("--kv-max-length", options.max_length,

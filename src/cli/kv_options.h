@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -17,9 +18,11 @@ struct KvOptions {
   uint64_t budget_bytes = 0;
   size_t max_length = 0;
   std::string transform = "hadamard";
+  std::filesystem::path calibration;
 
-  // kInvalidInput: flags that mean nothing together.
-  void apply(text::TextModelOptions& options) const;
+  // For the model in this file. kInvalidInput: flags that mean nothing together; as
+  // load_kv_calibration.
+  void apply(text::TextModelOptions& options, const std::filesystem::path& model) const;
 };
 
 // `options` must live until the command has run.

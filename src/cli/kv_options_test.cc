@@ -18,7 +18,7 @@ text::TextModelOptions parse(std::vector<std::string> arguments) {
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes vectors
   app.parse(arguments);
   text::TextModelOptions out;
-  options.apply(out);
+  options.apply(out, "");
   return out;
 }
 
@@ -60,6 +60,8 @@ TEST(kv_options, what_cannot_be_is_an_error) {
   };
   EXPECT_NE(message({"--kv", "progressive"}).find("needs --kv-budget"), std::string::npos);
   EXPECT_NE(message({"--kv", "8", "--kv-budget", "1MiB"}).find("belongs to --kv progressive"),
+            std::string::npos);
+  EXPECT_NE(message({"--kv-calibration", "x.kvq.json"}).find("under --kv progressive"),
             std::string::npos);
   EXPECT_NE(message({"--kv-max-length", "100"}).find("belongs to --kv progressive"),
             std::string::npos);

@@ -71,7 +71,7 @@ LoadedModel load_model(const ModelOptions& options) {
   text::TextModelOptions how;
   how.context = options.context;
   how.available_bytes = bench::read_machine().available_bytes;
-  options.kv.apply(how);
+  options.kv.apply(how, path);
   if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
   std::unique_ptr<Progress> progress;
   text::TextModel model =

@@ -166,7 +166,7 @@ class Server {
     text::TextModelOptions how;
     how.context = options_.model.context;
     how.available_bytes = bench::read_machine().available_bytes;
-    options_.model.kv.apply(how);
+    options_.model.kv.apply(how, named.path);
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
     auto model = std::make_unique<text::TextModel>(
         text::TextModel::load(named.path, how, pool_.cores(), progress));
