@@ -71,6 +71,14 @@ void MappedFile::release(const void* data, size_t size) const {
   madvise(const_cast<uint8_t*>(bytes) + skip, (size - skip) / page * page, MADV_DONTNEED);
 }
 
+void advise(const void* data, size_t size, FileAccess access) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(data) + size;
+  madvise(reinterpret_cast<void*>(begin), end - begin,
+          access == FileAccess::kRandom ? MADV_RANDOM : MADV_NORMAL);
+}
+
 std::string read_file(const std::filesystem::path& path, size_t limit_bytes) {
   const OpenFile file = open_for_reading(path);
   std::string text;

@@ -34,6 +34,11 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// How a part of a mapped file will be read: kRandom spares the read-ahead (128 KiB for each row of an
+// embedding that is looked up), kNormal brings it back. Advice: nothing is said where it is not taken.
+enum class FileAccess : uint8_t { kNormal, kRandom };
+void advise(const void* data, size_t size, FileAccess access);
+
 // The whole file as text. `limit_bytes` bounds what a hostile path can make us allocate.
 std::string read_file(const std::filesystem::path& path, size_t limit_bytes = size_t{1} << 30);
 

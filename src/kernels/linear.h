@@ -60,6 +60,9 @@ class Linear {
   // reads them: small ones then lie on huge pages too, and the end of one brings in the beginning
   // of the next. kInvalidInput if in_features is not a whole number of blocks.
   static Linear pack(const TensorView& weight, const CoreSet& cores, Arena* arena = nullptr);
+  // Output i is row rows[i] of `weight`, and bit for bit what it is in the product of all rows.
+  static Linear pack_rows(const TensorView& weight, std::span<const uint32_t> rows,
+                          const CoreSet& cores, Arena* arena = nullptr);
 
   explicit operator bool() const { return out_features_ != 0; }
   size_t out_features() const { return out_features_; }
@@ -75,6 +78,9 @@ class Linear {
   size_t num_panels() const { return (out_features_ + 15) / 16; }
 
  private:
+  static Linear pack_chosen(const TensorView& weight, const std::span<const uint32_t>* chosen,
+                            const CoreSet& cores, Arena* arena);
+
   DType dtype_ = DType::kF32;
   size_t out_features_ = 0, in_features_ = 0, panel_bytes_ = 0;
   std::shared_ptr<const uint8_t> packed_;

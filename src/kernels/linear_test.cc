@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -205,6 +206,37 @@ TEST(linear, bias_accumulation_and_several_calls_in_one) {
     for (size_t o = 0; o < 40; ++o) ASSERT_EQ(out_a[r * 44 + o], ya[r * 40 + o] + bias[o]);
     for (size_t o = 40; o < 44; ++o) ASSERT_EQ(out_a[r * 44 + o], 2.0f) << "wrote past the outputs";
     for (size_t o = 0; o < 7; ++o) ASSERT_EQ(out_b[r * 7 + o], 3.0f + yb[r * 7 + o]);
+  }
+}
+
+// VocabTailor's oracle: a row's product is the same number wherever the row lies, with any cores.
+TEST_P(ForEachIsa, a_row_computes_the_same_wherever_it_is_packed) {
+  constexpr size_t kIn = 512, kOut = 333, kRows = 5;
+  const std::vector<float> x = random_values(kRows * kIn, 73);
+  ThreadPool pool(2);
+  std::mt19937 generator(79);
+  for (const DType type : kWeightTypes) {
+    const Matrix m = random_matrix(type, kOut, kIn, 83);
+    const std::vector<float> full = product(Linear::pack(m.view, CoreSet()), x.data(), kRows,
+                                            CoreSet());
+    for (const size_t size : {size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{300}, kOut - 1,
+                              kOut}) {
+      std::vector<uint32_t> rows(kOut);
+      for (size_t i = 0; i < kOut; ++i) rows[i] = static_cast<uint32_t>(i);
+      std::shuffle(rows.begin(), rows.end(), generator);
+      rows.resize(size);
+      const Linear some = Linear::pack_rows(m.view, rows, pool.cores());
+      for (const size_t num_rows : {size_t{1}, kRows}) {
+        for (const size_t cores : {1, 2}) {
+          const std::vector<float> y = product(some, x.data(), num_rows, pool.subset(0, cores));
+          for (size_t r = 0; r < num_rows; ++r)
+            for (size_t i = 0; i < size; ++i)
+              ASSERT_EQ(y[r * size + i], full[r * kOut + rows[i]])
+                  << name(type) << ": " << size << " rows, output " << i << ", " << cores
+                  << " cores";
+        }
+      }
+    }
   }
 }
 

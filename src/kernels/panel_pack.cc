@@ -266,13 +266,24 @@ ScaleMin read_scale(DType type, const uint8_t* scales, size_t sub, size_t half, 
   }
 }
 
+// The rows that are packed, in the order of the outputs.
+struct Rows {
+  const TensorView& weight;
+  const std::span<const uint32_t>* chosen;  // null: all
+
+  size_t size() const { return chosen == nullptr ? weight.shape[0] : chosen->size(); }
+  const uint8_t* row(size_t output) const {
+    return weight.row(chosen == nullptr ? output : (*chosen)[output]);
+  }
+};
+
 template <DType type>
-void pack_quantised_panel(const TensorView& weight, size_t first_output, uint8_t* panel) {
+void pack_quantised_panel(const Rows& rows, size_t first_output, uint8_t* panel) {
   constexpr PanelFormat format = panel_format(type);
-  const size_t in = weight.shape[1], file_block = traits(type).block_bytes;
-  const size_t outputs = std::min(kPanelOutputs, weight.shape[0] - first_output);
+  const size_t in = rows.weight.shape[1], file_block = traits(type).block_bytes;
+  const size_t outputs = std::min(kPanelOutputs, rows.size() - first_output);
   for (size_t r = 0; r < outputs; ++r) {
-    const uint8_t* row = weight.row(first_output + r);
+    const uint8_t* row = rows.row(first_output + r);
     for (size_t b = 0; b < in / kBlockFeatures; ++b) {
       const size_t group = b / format.blocks_per_scale, sub = b % format.blocks_per_scale;
       const uint8_t* block = row + group * file_block;
@@ -284,13 +295,12 @@ void pack_quantised_panel(const TensorView& weight, size_t first_output, uint8_t
 }
 
 template <typename T>
-void pack_plain_panel(const TensorView& weight, size_t first_output, bool in_pairs,
-                      uint8_t* panel) {
-  const size_t in = weight.shape[1];
-  const size_t outputs = std::min(kPanelOutputs, weight.shape[0] - first_output);
+void pack_plain_panel(const Rows& rows, size_t first_output, bool in_pairs, uint8_t* panel) {
+  const size_t in = rows.weight.shape[1];
+  const size_t outputs = std::min(kPanelOutputs, rows.size() - first_output);
   auto* out = reinterpret_cast<T*>(panel);
   for (size_t r = 0; r < outputs; ++r) {
-    const uint8_t* row = weight.row(first_output + r);
+    const uint8_t* row = rows.row(first_output + r);
     for (size_t k = 0; k < in; ++k) {
       const size_t at = in_pairs ? (k / 2 * kPanelOutputs + r) * 2 + k % 2 : k * kPanelOutputs + r;
       std::memcpy(out + at, row + k * sizeof(T), sizeof(T));
@@ -298,34 +308,34 @@ void pack_plain_panel(const TensorView& weight, size_t first_output, bool in_pai
   }
 }
 
-void pack_panel(const TensorView& weight, size_t first_output, uint8_t* panel) {
-  switch (weight.dtype) {
+void pack_panel(const Rows& rows, size_t first_output, uint8_t* panel) {
+  switch (rows.weight.dtype) {
     case DType::kF32:
-      return pack_plain_panel<float>(weight, first_output, false, panel);
+      return pack_plain_panel<float>(rows, first_output, false, panel);
     case DType::kF16:
-      return pack_plain_panel<uint16_t>(weight, first_output, false, panel);
+      return pack_plain_panel<uint16_t>(rows, first_output, false, panel);
     case DType::kBF16:
-      return pack_plain_panel<uint16_t>(weight, first_output, true, panel);
+      return pack_plain_panel<uint16_t>(rows, first_output, true, panel);
     case DType::kQ4_0:
-      return pack_quantised_panel<DType::kQ4_0>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ4_0>(rows, first_output, panel);
     case DType::kQ4_1:
-      return pack_quantised_panel<DType::kQ4_1>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ4_1>(rows, first_output, panel);
     case DType::kQ5_0:
-      return pack_quantised_panel<DType::kQ5_0>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ5_0>(rows, first_output, panel);
     case DType::kQ5_1:
-      return pack_quantised_panel<DType::kQ5_1>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ5_1>(rows, first_output, panel);
     case DType::kQ8_0:
-      return pack_quantised_panel<DType::kQ8_0>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ8_0>(rows, first_output, panel);
     case DType::kQ2_K:
-      return pack_quantised_panel<DType::kQ2_K>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ2_K>(rows, first_output, panel);
     case DType::kQ3_K:
-      return pack_quantised_panel<DType::kQ3_K>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ3_K>(rows, first_output, panel);
     case DType::kQ4_K:
-      return pack_quantised_panel<DType::kQ4_K>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ4_K>(rows, first_output, panel);
     case DType::kQ5_K:
-      return pack_quantised_panel<DType::kQ5_K>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ5_K>(rows, first_output, panel);
     case DType::kQ6_K:
-      return pack_quantised_panel<DType::kQ6_K>(weight, first_output, panel);
+      return pack_quantised_panel<DType::kQ6_K>(rows, first_output, panel);
     default:
       WEFT_ASSERT(false);
   }
@@ -334,10 +344,22 @@ void pack_panel(const TensorView& weight, size_t first_output, uint8_t* panel) {
 }  // namespace
 
 Linear Linear::pack(const TensorView& weight, const CoreSet& cores, Arena* arena) {
+  return pack_chosen(weight, nullptr, cores, arena);
+}
+
+Linear Linear::pack_rows(const TensorView& weight, std::span<const uint32_t> rows,
+                         const CoreSet& cores, Arena* arena) {
+  for (const uint32_t row : rows) WEFT_ASSERT(row < weight.shape.rows());
+  return pack_chosen(weight, &rows, cores, arena);
+}
+
+Linear Linear::pack_chosen(const TensorView& weight, const std::span<const uint32_t>* chosen,
+                           const CoreSet& cores, Arena* arena) {
   WEFT_ASSERT(weight.shape.rank() == 2 && traits(weight.dtype).is_weight);
+  const Rows rows{weight, chosen};
   Linear linear;
   linear.dtype_ = weight.dtype;
-  linear.out_features_ = weight.shape[0];
+  linear.out_features_ = rows.size();
   linear.in_features_ = weight.shape[1];
   if (linear.in_features_ % traits(weight.dtype).block_elements != 0 || linear.in_features_ == 0)
     fail(ErrorKind::kInvalidInput, "a {} matrix needs rows of whole blocks of {}, this has {}",
@@ -349,7 +371,7 @@ Linear Linear::pack(const TensorView& weight, const CoreSet& cores, Arena* arena
   linear.packed_ = packed;
   cores.parallel_for(linear.num_panels(), 4, [&](size_t begin, size_t end, size_t) {
     for (size_t p = begin; p < end; ++p)
-      pack_panel(weight, p * kPanelOutputs, packed.get() + p * linear.panel_bytes_);
+      pack_panel(rows, p * kPanelOutputs, packed.get() + p * linear.panel_bytes_);
   });
   return linear;
 }

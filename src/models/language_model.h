@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/progress.h"
+#include "base/tensor.h"
 #include "base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "kernels/kv_view.h"
@@ -34,7 +35,12 @@ struct SequenceInput {
   LogitsWanted logits = LogitsWanted::kLast;
   // (tokens, hidden_size), where wanted: the last layer's outputs after the final norm.
   float* hidden = nullptr;
+  float* last_hidden = nullptr;  // (hidden_size), where wanted: of the last token alone
 };
+
+// Whether the head is packed at once, or when forward() or head() first needs all of it. Until then
+// it, and an embedding that is the same matrix, stay in the mapped file.
+enum class HeadLoading : uint8_t { kNow, kWhenNeeded };
 
 // Scratch of one forward pass; belongs to one engine thread, so that two engines share the weights.
 class Workspace {
@@ -56,6 +62,16 @@ class LanguageModel {
   // kInvalidInput for a token outside the vocabulary. Thread-safe across workspaces.
   virtual void forward(std::span<const SequenceInput> batch, kernels::KvStore& cache, float* logits,
                        Workspace& workspace, const CoreSet& cores) const = 0;
+
+  // The head apart from the layers (VocabTailor): its matrix (vocab_size, hidden_size) as the file
+  // has it, in the mapped file, without bias; no data where a model has no such head.
+  virtual TensorView head_weight() const { return {}; }
+  // Logits (num_rows, vocab_size) of hidden states (num_rows, hidden_size), bit for bit those of the
+  // forward pass that made them. Thread-safe across workspaces.
+  virtual void head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,
+                    const CoreSet& cores) const;
+  virtual size_t packed_head_bytes() const { return 0; }  // now; part of weight_bytes()
+  virtual size_t embedding_bytes() const { return 0; }  // in the file; 0 where it is the head's matrix
 };
 
 // By the checkpoint's architecture (registry.cc lists them). kUnsupported names an unknown
@@ -64,11 +80,12 @@ class LanguageModel {
 // Progress counts bytes of weights.
 std::unique_ptr<LanguageModel> load_language_model(
     std::shared_ptr<const formats::Checkpoint> checkpoint, const CoreSet& cores,
-    const ProgressFn& progress = {});
+    const ProgressFn& progress = {}, HeadLoading head = HeadLoading::kNow);
 
 // What loading will take, from metadata alone: printed and checked before anything is allocated.
 struct MemoryPlan {
   size_t weight_bytes = 0;  // packed
+  size_t head_bytes = 0;    // of them, the head's: not taken before it is needed with kWhenNeeded
   size_t kv_bytes_per_token = 0;
   size_t scratch_bytes = 0;  // of one workspace that runs up to `max_batch_tokens` at a time
 };

@@ -1,12 +1,15 @@
 #include "models/llama.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/kv_transform.h"
@@ -68,7 +71,7 @@ void for_rows(const CoreSet& cores, size_t num_rows, size_t values_per_row, Body
 class Llama final : public LanguageModel {
  public:
   Llama(std::shared_ptr<const Checkpoint> checkpoint, const LlamaConfig& config,
-        const CoreSet& cores, const ProgressFn& progress);
+        const CoreSet& cores, const ProgressFn& progress, HeadLoading head);
 
   const LanguageModelConfig& config() const override { return config_; }
   kernels::KvShape kv_shape() const override { return {config_.num_kv_heads, config_.head_dim}; }
@@ -78,6 +81,14 @@ class Llama final : public LanguageModel {
   }
   void forward(std::span<const SequenceInput> batch, kernels::KvStore& cache, float* logits,
                Workspace& workspace, const CoreSet& cores) const override;
+  TensorView head_weight() const override { return head_weight_; }
+  void head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,
+            const CoreSet& cores) const override;
+  size_t packed_head_bytes() const override { return packed_head_bytes_.load(); }
+  size_t embedding_bytes() const override {
+    return embedding_.data == nullptr || embedding_.data == head_weight_.data ? 0
+                                                                              : embedding_.bytes();
+  }
 
  private:
   Layer read_layer(WeightReader& weights, size_t index) const;
@@ -88,20 +99,25 @@ class Llama final : public LanguageModel {
   void rotate(const Layer& layer, size_t num_tokens, LlamaWorkspace& w, const CoreSet& cores) const;
   void attend(size_t layer, std::span<const SequenceInput> batch, kernels::KvStore& cache,
               LlamaWorkspace& w, const CoreSet& cores) const;
-  void head(std::span<const SequenceInput> batch, float* logits, LlamaWorkspace& w,
-            const CoreSet& cores) const;
+  void finish_rows(std::span<const SequenceInput> batch, float* logits, LlamaWorkspace& w,
+                   const CoreSet& cores) const;
+  const Linear& packed_head(const CoreSet& cores) const;
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // keeps embedding_ mapped
   LlamaConfig config_;
   kernels::RopeTable rope_;
   TensorView embedding_;  // (vocab_size, E) in the file; empty where tied to head_
+  TensorView head_weight_;  // (vocab_size, E) in the file
   std::vector<Layer> layers_;
   std::vector<float> final_norm_;  // (E)
-  Linear head_;                    // (vocab_size, E)
+
+  mutable std::once_flag head_once_;  // guards the packing of head_
+  mutable Linear head_;               // (vocab_size, E), once it is needed
+  mutable std::atomic<size_t> packed_head_bytes_{0};
 };
 
 Llama::Llama(std::shared_ptr<const Checkpoint> checkpoint, const LlamaConfig& config,
-             const CoreSet& cores, const ProgressFn& progress)
+             const CoreSet& cores, const ProgressFn& progress, HeadLoading head)
     : checkpoint_(std::move(checkpoint)),
       config_(config),
       rope_(read_rope(*checkpoint_, config.head_dim)) {
@@ -112,7 +128,16 @@ Llama::Llama(std::shared_ptr<const Checkpoint> checkpoint, const LlamaConfig& co
   if (!tied) embedding_ = weights.mapped("token_embd.weight", c.vocab_size, c.hidden_size);
   for (size_t i = 0; i < c.num_layers; ++i) layers_.push_back(read_layer(weights, i));
   final_norm_ = weights.vector("output_norm.weight", c.hidden_size);
-  head_ = weights.linear(tied ? "token_embd.weight" : "output.weight", c.vocab_size, c.hidden_size);
+  const std::string head_name = tied ? "token_embd.weight" : "output.weight";
+  if (head == HeadLoading::kNow) {
+    head_ = weights.linear(head_name, c.vocab_size, c.hidden_size);
+    packed_head_bytes_ = head_.packed_bytes();
+    head_weight_ = checkpoint_->require(head_name);
+  } else {
+    head_weight_ = weights.mapped(head_name, c.vocab_size, c.hidden_size);
+    if (tied) embedding_ = head_weight_;
+    advise(head_weight_.data, head_weight_.bytes(), FileAccess::kRandom);
+  }
   weights.finish();
 }
 
@@ -148,7 +173,7 @@ Layer Llama::read_layer(WeightReader& weights, size_t index) const {
 }
 
 size_t Llama::weight_bytes() const {
-  size_t bytes = head_.packed_bytes();
+  size_t bytes = packed_head_bytes_.load();
   for (const Layer& l : layers_)
     for (const Linear* w : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w_gate, &l.w_up, &l.w_down})
       bytes += w->packed_bytes();
@@ -203,7 +228,7 @@ void Llama::forward(std::span<const SequenceInput> batch, kernels::KvStore& cach
     const kernels::LinearCall down[] = {{&layer.w_down, x, e, nullptr, true}};
     kernels::multiply(down, w.activations, cores);
   }
-  head(batch, logits, w, cores);
+  finish_rows(batch, logits, w, cores);
 }
 
 void Llama::check(std::span<const SequenceInput> batch) const {
@@ -324,8 +349,8 @@ void Llama::attend(size_t layer, std::span<const SequenceInput> batch, kernels::
 }
 
 // Logits of the wanted rows alone: the head is a large part of a small model.
-void Llama::head(std::span<const SequenceInput> batch, float* logits, LlamaWorkspace& w,
-                 const CoreSet& cores) const {
+void Llama::finish_rows(std::span<const SequenceInput> batch, float* logits, LlamaWorkspace& w,
+                        const CoreSet& cores) const {
   const size_t e = config_.hidden_size;
   const auto final_norm = [&](size_t row, float* out) {
     kernels::rms_norm(w.x.data() + row * e, final_norm_.data(), config_.norm_epsilon, e, out);
@@ -336,6 +361,7 @@ void Llama::head(std::span<const SequenceInput> batch, float* logits, LlamaWorks
     const size_t end = row + input.tokens.size();
     for (size_t i = 0; i < input.tokens.size() && input.hidden != nullptr; ++i)
       final_norm(row + i, input.hidden + i * e);
+    if (input.last_hidden != nullptr) final_norm(end - 1, input.last_hidden);
     if (input.logits == LogitsWanted::kLast) w.wanted.push_back(end - 1);
     if (input.logits == LogitsWanted::kAll)
       for (size_t r = row; r < end; ++r) w.wanted.push_back(r);
@@ -344,9 +370,26 @@ void Llama::head(std::span<const SequenceInput> batch, float* logits, LlamaWorks
   if (w.wanted.empty()) return;
   float* const normed = w.normed.data();
   for_rows(cores, w.wanted.size(), e, [&](size_t i) { final_norm(w.wanted[i], normed + i * e); });
-  w.activations.set(normed, w.wanted.size(), e, e);
-  const kernels::LinearCall call[] = {{&head_, logits, config_.vocab_size}};
+  head(normed, w.wanted.size(), logits, w, cores);
+}
+
+void Llama::head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,
+                 const CoreSet& cores) const {
+  auto& w = static_cast<LlamaWorkspace&>(workspace);
+  w.activations.set(hidden, num_rows, config_.hidden_size, config_.hidden_size);
+  const kernels::LinearCall call[] = {{&packed_head(cores), logits, config_.vocab_size}};
   kernels::multiply(call, w.activations, cores);
+}
+
+const Linear& Llama::packed_head(const CoreSet& cores) const {
+  if (packed_head_bytes_.load() != 0) return head_;
+  std::call_once(head_once_, [&] {
+    advise(head_weight_.data, head_weight_.bytes(), FileAccess::kNormal);
+    head_ = Linear::pack(head_weight_, cores);
+    checkpoint_->release(head_weight_);
+    packed_head_bytes_ = head_.packed_bytes();
+  });
+  return head_;
 }
 
 // A positive whole number, bounded so that no product of a few of them overflows.
@@ -417,12 +460,13 @@ MemoryPlan plan_llama(const Checkpoint& checkpoint, const LlamaConfig& c, kernel
   for (const std::string& name : checkpoint.tensor_names()) {
     const TensorView tensor = checkpoint.require(name);
     if (name == "token_embd.weight" && !tied) continue;  // stays in the mapped file
-    if (tensor.shape.rank() == 2 && traits(tensor.dtype).is_weight)
-      plan.weight_bytes += (tensor.shape.rows() + kernels::kPanelOutputs - 1) /
-                           kernels::kPanelOutputs *
-                           kernels::panel_bytes(tensor.dtype, tensor.shape.columns());
-    else
-      plan.weight_bytes += tensor.shape.elements() * sizeof(float);
+    const size_t packed_bytes =
+        tensor.shape.rank() == 2 && traits(tensor.dtype).is_weight
+            ? (tensor.shape.rows() + kernels::kPanelOutputs - 1) / kernels::kPanelOutputs *
+                  kernels::panel_bytes(tensor.dtype, tensor.shape.columns())
+            : tensor.shape.elements() * sizeof(float);
+    plan.weight_bytes += packed_bytes;
+    if (name == (tied ? "token_embd.weight" : "output.weight")) plan.head_bytes = packed_bytes;
   }
   const kernels::KvShape shape{c.num_kv_heads, c.head_dim};
   plan.kv_bytes_per_token = c.num_layers * shape.page_bytes(kv) / kernels::kPageTokens;
@@ -437,8 +481,8 @@ MemoryPlan plan_llama(const Checkpoint& checkpoint, const LlamaConfig& c, kernel
 
 std::unique_ptr<LanguageModel> load_llama(std::shared_ptr<const Checkpoint> checkpoint,
                                           const LlamaConfig& config, const CoreSet& cores,
-                                          const ProgressFn& progress) {
-  return std::make_unique<Llama>(std::move(checkpoint), config, cores, progress);
+                                          const ProgressFn& progress, HeadLoading head) {
+  return std::make_unique<Llama>(std::move(checkpoint), config, cores, progress, head);
 }
 
 }  // namespace weft::models

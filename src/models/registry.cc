@@ -37,9 +37,14 @@ LlamaConfig read(const Checkpoint& checkpoint) {
 
 std::unique_ptr<LanguageModel> load_language_model(std::shared_ptr<const Checkpoint> checkpoint,
                                                    const CoreSet& cores,
-                                                   const ProgressFn& progress) {
+                                                   const ProgressFn& progress, HeadLoading head) {
   const LlamaConfig config = read(*checkpoint);
-  return load_llama(std::move(checkpoint), config, cores, progress);
+  return load_llama(std::move(checkpoint), config, cores, progress, head);
+}
+
+void LanguageModel::head(const float*, size_t, float*, Workspace&, const CoreSet&) const {
+  fail(ErrorKind::kUnsupported, "models of architecture '{}' have no head apart from their layers",
+       config().architecture);
 }
 
 LanguageModelConfig read_config(const Checkpoint& checkpoint) { return read(checkpoint); }
