@@ -39,6 +39,9 @@ constexpr RandomShape kShapes[] = {
     {"smollm2-135m", "LlamaForCausalLM", 30, 576, 9, 3, 64, 1536, 49152, 8192, 1e5, true, false,
      false, false},
     {"tiny", "LlamaForCausalLM", 2, 256, 4, 2, 64, 512, 512, 512, 1e4, false, false, false, false},
+    // Wide: more vocabulary than the bytes and control tokens that every answer needs, tied.
+    {"tiny-wide", "LlamaForCausalLM", 2, 256, 4, 2, 64, 512, 4096, 512, 1e4, true, false, false,
+     false},
 };
 
 const RandomShape& shape_named(std::string_view name) {

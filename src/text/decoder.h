@@ -21,6 +21,7 @@
 #include "text/kv_cache.h"
 #include "text/sampler.h"
 #include "text/token_filter.h"
+#include "text/vocabtailor/packed_head.h"
 
 namespace weft::text {
 
@@ -37,6 +38,7 @@ struct DecodeRequest {
   bool want_logprobs = false;
   size_t num_top_logprobs = 0;
   uint64_t prefix_scope = 0;  // prompts reuse what the cache keeps of requests in the same scope
+  VocabChoice vocab = {};     // which of the vocabulary's tokens the head computes
 };
 
 struct DecodedToken {
@@ -71,14 +73,16 @@ class Decoder {
   };
   // Advances every started request by one piece of prompt or one token, in one forward pass. Gives
   // the tokens that were sampled, valid until the next call; `prompt_tokens_left` of a request
-  // tells whether it is still in prefill. A prompt that the cache has no room for waits while others
-  // go on. kOutOfResources: there is no room for an answer's token, or for any prompt; nothing has
+  // tells whether it is still in prefill. With VocabMode::kDraft a request gets none in some steps and
+  // several in others; those after one that ends the answer mean nothing. A prompt that the cache has
+  // no room for waits while others go on. kOutOfResources: there is no room for an answer's token, or for any prompt; nothing has
   // changed, and it can be tried again once a request is finished.
   virtual std::span<const DecodedToken> step(const StepPlan& plan) = 0;
 
   virtual size_t prompt_tokens_left(RequestId id) const = 0;
   // Tokens of the prompt that start() found in the cache.
   virtual size_t reused_prompt_tokens(RequestId id) const = 0;
+  virtual VocabUse vocab_use(RequestId) const { return {}; }
   virtual size_t context_length() const = 0;  // prompt and answer of one request
   // Room in the cache that requests can still take, in whole pages of 16 bit; kept prefixes count as
   // free.

@@ -25,6 +25,24 @@ struct RunningRequest {
   RunningRequest& operator=(const RunningRequest&) = delete;
 };
 
+// The only request's tokens one by one, however many a step brings.
+class Steps {
+ public:
+  explicit Steps(Decoder& decoder) : decoder_(decoder) {}
+  DecodedToken next() {
+    while (next_ == got_.size()) {
+      next_ = 0;
+      got_ = decoder_.step({});
+    }
+    return got_[next_++];
+  }
+
+ private:
+  Decoder& decoder_;
+  std::span<const DecodedToken> got_;
+  size_t next_ = 0;
+};
+
 // Steps through the prompt. Nothing if it was stopped on the way.
 std::optional<DecodedToken> prefill(Decoder& decoder, const GenerateOptions& options,
                                     StopToken stop, const ProgressFn& progress,
@@ -79,13 +97,15 @@ Generation generate(Decoder& decoder, const formats::Tokenizer& tokenizer,
   const RunningRequest running(decoder, {.prompt = {prompt.begin(), prompt.end()},
                                          .sampling = options.sampling,
                                          .max_tokens = options.max_tokens,
-                                         .filter = options.filter});
+                                         .filter = options.filter,
+                                         .vocab = options.vocab});
   result.reused_prompt_tokens = decoder.reused_prompt_tokens(RunningRequest::kId);
   result.reason = FinishReason::kLength;
   if (options.max_tokens == 0) return result;
   std::optional<DecodedToken> decoded = prefill(decoder, options, stop, progress, prompt.size());
   result.prefill_seconds = seconds_since(start);
   const auto first = Clock::now();
+  Steps steps(decoder);
   while (true) {
     if (!decoded) {
       result.reason = FinishReason::kCancelled;
@@ -112,8 +132,9 @@ Generation generate(Decoder& decoder, const formats::Tokenizer& tokenizer,
     if (!wanted || stop.stop_requested())
       decoded.reset();
     else
-      decoded = decoder.step({.max_prompt_tokens = options.chunk_tokens})[0];
+      decoded = steps.next();
   }
+  result.vocab = decoder.vocab_use(RunningRequest::kId);
   if (wanted) {
     show(stop_strings.push(stream.finish()));
     show(stop_strings.finish());

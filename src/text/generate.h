@@ -23,6 +23,7 @@ struct GenerateOptions {
   size_t chunk_tokens = 512;      // of a long prompt, in one step
   std::shared_ptr<const TokenFilter> filter = {};  // what the answer may consist of
   formats::LeadingSpace leading_space = formats::LeadingSpace::kAsDecoded;
+  VocabChoice vocab = {};
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
@@ -37,6 +38,7 @@ struct Generation {
   size_t num_sampled = 0;           // tokens, the end token too
   double prefill_seconds = 0;       // until the first token was sampled
   double decode_seconds = 0;        // of the other tokens
+  VocabUse vocab = {};
 
   double prefill_tokens_per_second() const;
   double decode_tokens_per_second() const;

@@ -4,6 +4,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "text/decoder.h"
+#include "text/vocabtailor/tailored_step.h"
 
 namespace weft::text {
 namespace {
@@ -25,10 +26,23 @@ struct Request {
   size_t reused;  // of them, found in the cache
   uint64_t prefix_scope;
   std::unique_ptr<TokenFilterState> filter;  // null: any token may follow
+  std::unique_ptr<TailoredRequest> tailored;  // null: the whole vocabulary
   bool done = false;
 
   size_t num_sampled() const { return tokens.size() - num_prompt + num_generated; }
   size_t prompt_left() const { return stored < num_prompt ? num_prompt - stored : 0; }
+  bool drafts() const { return tailored != nullptr && tailored->mode() == VocabMode::kDraft; }
+  // The head computes the request's set alone. Not where log-probabilities are wanted, which are the
+  // whole model's, nor drafts that a filter's state would have to follow and come back from.
+  bool uses_set() const {
+    return tailored != nullptr && !tailored->whole() && !want_logprobs &&
+           !(drafts() && filter != nullptr);
+  }
+  // All logits are computed for their probabilities, but the answer keeps to the set.
+  bool masks_set() const {
+    return tailored != nullptr && !tailored->whole() && want_logprobs &&
+           (tailored->mode() == VocabMode::kHybrid || tailored->mode() == VocabMode::kStatic);
+  }
 };
 
 class Detached final : public DetachedRequest {
@@ -89,6 +103,10 @@ class BatchDecoder final : public PlainDecoder {
   std::span<const DecodedToken> step(const StepPlan& plan) override;
   size_t prompt_tokens_left(RequestId id) const override { return get(id).prompt_left(); }
   size_t reused_prompt_tokens(RequestId id) const override { return get(id).reused; }
+  VocabUse vocab_use(RequestId id) const override {
+    const Request& r = get(id);
+    return r.tailored != nullptr ? r.tailored->use() : VocabUse{};
+  }
   size_t context_length() const override { return context_length_; }
   size_t free_tokens() const override { return cache_.free_tokens(); }
   size_t room_for(size_t num_tokens) const override {
@@ -107,7 +125,17 @@ class BatchDecoder final : public PlainDecoder {
   size_t add_input(size_t index, size_t count, size_t keep_free_tokens);
   bool fail_for_bad_value(Request& request);
   [[noreturn]] void fail_for_room() const;
+  void split_heads();
+  void sample_row(size_t input, size_t& logits_row, size_t& tailored_row);
+  void sample_tailored(Request& request, size_t row);
+  void propose(Request& request, size_t index, size_t row);
+  void verify_drafts();
+  void take_verified(Request& request, std::span<float> logits);
+  const TokenMask* allowed(Request& request);
   void sample(Request& request, std::span<float> logits);
+  bool full(const Request& request) const {
+    return request.num_sampled() >= request.max_tokens || request.tokens.size() >= context_length_;
+  }
 
   std::shared_ptr<const models::LanguageModel> model_;
   CoreSet cores_;
@@ -124,6 +152,10 @@ class BatchDecoder final : public PlainDecoder {
   std::vector<SequenceInput> batch_;
   std::vector<DecodedToken> decoded_;
   Scratch<float> logits_;
+  TailoredStep tailored_;           // rows of requests that use a set
+  Scratch<float> hidden_, whole_;   // of them; logits of the whole head, where one asks it
+  std::vector<size_t> to_verify_;   // requests_ whose drafts are complete
+  std::optional<TokenMask> masked_;  // a set, or what a filter leaves of it
 };
 
 void BatchDecoder::check(RequestId id, const DecodeRequest& request) const {
@@ -156,6 +188,10 @@ void BatchDecoder::start(RequestId id, DecodeRequest request) {
   check(id, request);
   Sampler sampler(request.sampling, request.random_stream);
   std::unique_ptr<TokenFilterState> filter = start_filter(request);
+  std::unique_ptr<TailoredRequest> tailored;
+  if (request.vocab.mode != VocabMode::kOff)
+    tailored = std::make_unique<TailoredRequest>(request.vocab, request.prompt, request.sampling,
+                                                 cores_);
   const size_t num_prompt = request.prompt.size();
   // All but its last token at most: that one makes the first logits.
   const auto usable = std::span<const Token>(request.prompt).first(num_prompt - 1);
@@ -178,6 +214,7 @@ void BatchDecoder::start(RequestId id, DecodeRequest request) {
                        .reused = reused,
                        .prefix_scope = request.prefix_scope,
                        .filter = std::move(filter),
+                       .tailored = std::move(tailored),
                        .done = request.num_generated >= request.max_tokens});
 }
 
@@ -208,12 +245,8 @@ std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
   plan_batch(plan);
   if (batch_.empty()) return decoded_;
 
-  const size_t vocab_size = model_->config().vocab_size;
-  const auto num_wanted =
-      static_cast<size_t>(std::count_if(batch_.begin(), batch_.end(), [](const SequenceInput& i) {
-        return i.logits != LogitsWanted::kNone;
-      }));
-  float* const logits = logits_.need(num_wanted * vocab_size);
+  split_heads();
+  float* const logits = logits_.data();
   model_->forward(batch_, cache_, logits, *workspace_, cores_);
 
   for (size_t i = 0; i < batch_.size(); ++i) {
@@ -221,15 +254,51 @@ std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
     r.stored += batch_[i].tokens.size();
     if (keep_prefixes_) cache_.keep_prefix(r.sequence, r.prefix_scope, r.tokens);
   }
-  size_t row = 0;
-  for (size_t i = 0; i < batch_.size(); ++i) {
-    const bool sampled = batch_[i].logits != LogitsWanted::kNone;
-    Request& r = requests_[advanced_[i]];
-    if (!fail_for_bad_value(r) && sampled)
-      sample(r, {logits + row * vocab_size, vocab_size});
-    row += sampled;
-  }
+  tailored_.compute(cores_);
+  to_verify_.clear();
+  size_t logits_row = 0, tailored_row = 0;
+  for (size_t i = 0; i < batch_.size(); ++i) sample_row(i, logits_row, tailored_row);
+  verify_drafts();
   return decoded_;
+}
+
+// Which of the batch's rows meet the whole head in the forward pass, and which their set afterwards.
+void BatchDecoder::split_heads() {
+  const models::LanguageModelConfig& config = model_->config();
+  size_t num_wanted = 0, num_tailored = 0;
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    if (batch_[i].logits == LogitsWanted::kNone) continue;
+    ++(requests_[advanced_[i]].uses_set() ? num_tailored : num_wanted);
+  }
+  logits_.need(num_wanted * config.vocab_size);
+  tailored_.clear();
+  if (num_tailored == 0) return;
+  float* hidden = hidden_.need(num_tailored * config.hidden_size);
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    const Request& r = requests_[advanced_[i]];
+    if (batch_[i].logits == LogitsWanted::kNone || !r.uses_set()) continue;
+    batch_[i].logits = LogitsWanted::kNone;
+    batch_[i].last_hidden = hidden;
+    tailored_.add(*r.tailored, hidden);
+    hidden += config.hidden_size;
+  }
+}
+
+void BatchDecoder::sample_row(size_t input, size_t& logits_row, size_t& tailored_row) {
+  Request& r = requests_[advanced_[input]];
+  const bool tailored = batch_[input].last_hidden != nullptr;
+  const bool sampled = tailored || batch_[input].logits != LogitsWanted::kNone;
+  const size_t row = tailored ? tailored_row : logits_row;
+  if (sampled) ++(tailored ? tailored_row : logits_row);
+  if (fail_for_bad_value(r) || !sampled) return;
+  if (!tailored) {
+    const size_t vocab_size = model_->config().vocab_size;
+    sample(r, {logits_.data() + row * vocab_size, vocab_size});
+  } else if (r.drafts()) {
+    propose(r, advanced_[input], row);
+  } else {
+    sample_tailored(r, row);
+  }
 }
 
 bool BatchDecoder::fail_for_bad_value(Request& request) {
@@ -297,24 +366,128 @@ void BatchDecoder::fail_for_room() const {
        requests_.size(), cache_.capacity_tokens());
 }
 
+void BatchDecoder::sample_tailored(Request& request, size_t row) {
+  TailoredRequest& tailored = *request.tailored;
+  bool whole = false;
+  try {
+    const TokenMask* const allowed = request.filter ? &request.filter->mask() : nullptr;
+    if (allowed != nullptr || tailored.mode() == VocabMode::kVerify) {
+      // What the filter leaves of the set may be nothing: then the whole head answers.
+      const Token best = tailored_.best(row, allowed);
+      whole = tailored.escapes(tailored_.base_logits(row), tailored_.tail_logits(row), best,
+                               request.tokens.size()) ||
+              best < 0;
+    }
+  } catch (const Error& error) {
+    decoded_.push_back({.request = request.id, .sampled = {}, .last = true, .error = error});
+    request.done = true;
+    return;
+  }
+  if (!whole) {
+    sample(request, tailored_.spread(row));
+    tailored_.give_back(row);
+    return;
+  }
+  const size_t vocab_size = model_->config().vocab_size;
+  float* const logits = whole_.need(vocab_size);
+  model_->head(tailored_.hidden(row), 1, logits, *workspace_, cores_);
+  sample(request, {logits, vocab_size});
+  if (!decoded_.back().error) tailored.escaped(request.tokens.back(), cores_);
+}
+
+// kDraft: a token of the set that the next steps go on from. Once there are enough, the whole head
+// looks at all of them at once. The very first is looked at alone: somebody waits for it.
+void BatchDecoder::propose(Request& request, size_t index, size_t row) {
+  TailoredRequest& tailored = *request.tailored;
+  std::copy_n(tailored_.hidden(row), model_->config().hidden_size, tailored.add_draft().data());
+  std::optional<Token> token;
+  try {
+    token = request.sampler.sample(tailored_.spread(row), request.tokens).token;
+  } catch (const Error&) {
+    token = request.tokens.back();  // any: the whole head decides
+  }
+  tailored_.give_back(row);
+  request.tokens.push_back(*token);
+  if (tailored.num_drafts() == tailored.draft_tokens() || tailored.head().ends_answer(*token) ||
+      request.num_sampled() == 1 || full(request))
+    to_verify_.push_back(index);
+}
+
+void BatchDecoder::verify_drafts() {
+  if (to_verify_.empty()) return;
+  const size_t hidden_size = model_->config().hidden_size, vocab_size = model_->config().vocab_size;
+  size_t num_rows = 0;
+  for (const size_t i : to_verify_) num_rows += requests_[i].tailored->num_drafts();
+  float* const hidden = hidden_.need(num_rows * hidden_size);
+  float* const logits = whole_.need(num_rows * vocab_size);
+  size_t row = 0;
+  for (const size_t i : to_verify_) {
+    const TailoredRequest& tailored = *requests_[i].tailored;
+    std::copy_n(tailored.drafts(), tailored.num_drafts() * hidden_size,
+                hidden + row * hidden_size);
+    row += tailored.num_drafts();
+  }
+  model_->head(hidden, num_rows, logits, *workspace_, cores_);
+  row = 0;
+  for (const size_t i : to_verify_) {
+    const size_t num_drafts = requests_[i].tailored->num_drafts();
+    take_verified(requests_[i], {logits + row * vocab_size, num_drafts * vocab_size});
+    row += num_drafts;
+  }
+}
+
+// Draws again from the whole head's logits, with the same random numbers: what comes out is what mode
+// kOff would have sampled. Drafts are kept as far as they agree; the first that does not is replaced,
+// and what was computed from it is dropped.
+void BatchDecoder::take_verified(Request& request, std::span<float> logits) {
+  TailoredRequest& tailored = *request.tailored;
+  const size_t num_drafts = tailored.num_drafts(), vocab_size = model_->config().vocab_size;
+  const size_t first = request.tokens.size() - num_drafts;
+  const std::vector<Token> drafts(request.tokens.end() - static_cast<ptrdiff_t>(num_drafts),
+                                  request.tokens.end());
+  request.tokens.resize(first);
+  size_t accepted = 0, sampled = 0;
+  while (sampled < num_drafts && accepted == sampled && !request.done) {
+    sample(request, logits.subspan(sampled * vocab_size, vocab_size));
+    if (decoded_.back().error) break;
+    if (request.tokens.back() == drafts[sampled]) ++accepted;
+    ++sampled;
+  }
+  const size_t valid = first + (sampled == 0 ? 0 : sampled - 1);
+  if (request.stored > valid) {
+    cache_.truncate(request.sequence, valid);
+    request.stored = cache_.length(request.sequence);
+  }
+  tailored.verified(accepted, sampled);
+}
+
+// What may be sampled; null: anything. Logits of all tokens are cut to the request's set here.
+const TokenMask* BatchDecoder::allowed(Request& request) {
+  const TokenMask* const filtered = request.filter ? &request.filter->mask() : nullptr;
+  if (!request.masks_set()) return filtered;
+  masked_ = request.tailored->mask();
+  if (filtered != nullptr) masked_->keep_only(*filtered);
+  return &*masked_;
+}
+
 void BatchDecoder::sample(Request& request, std::span<float> logits) {
   DecodedToken& out = decoded_.emplace_back();
   out.request = request.id;
   try {
     TokenFilterState* const filter = request.filter.get();
     out.sampled = request.sampler.sample(logits, request.tokens, request.want_logprobs,
-                                         request.num_top_logprobs,
-                                         filter != nullptr ? &filter->mask() : nullptr);
+                                         request.num_top_logprobs, allowed(request));
     if (filter != nullptr) {
       filter->accept(out.sampled.token);
       out.complete = filter->exhausted();
     }
     request.tokens.push_back(out.sampled.token);
+    if (request.tailored != nullptr) request.tailored->sampled();
+    if (request.masks_set()) request.tailored->escaped(out.sampled.token, cores_);
   } catch (const Error& error) {
     out.error = error;
   }
-  request.done = out.error || out.complete || request.num_sampled() >= request.max_tokens ||
-                 request.tokens.size() >= context_length_;
+  request.done = out.error || out.complete || full(request);
   out.last = request.done;
 }
 

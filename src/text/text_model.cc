@@ -96,7 +96,7 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
     out.chat_template_.emplace(*source, checkpoint.name() + ": chat template");
     out.chat_template_text_ = *std::move(source);
   }
-  out.model_ = models::load_language_model(out.checkpoint_, cores, progress);
+  out.model_ = models::load_language_model(out.checkpoint_, cores, progress, options.head);
   return out;
 }
 
@@ -104,11 +104,53 @@ void TextModel::make_plan() {
   const models::MemoryPlan model = models::plan_memory(*checkpoint_, options_.kv_format,
                                                        std::min(options_.step_tokens, context_));
   kv_room_ = policy_ ? policy_->peak_blocks(context_) * kernels::kPageTokens : context_;
-  plan_ = {.weight_bytes = model.weight_bytes,
+  const bool waits = options_.head == models::HeadLoading::kWhenNeeded;
+  plan_ = {.weight_bytes = model.weight_bytes - (waits ? model.head_bytes : 0),
            .kv_bytes = model.kv_bytes_per_token * kv_room_,
            .scratch_bytes = model.scratch_bytes,
+           .head_bytes = model.head_bytes,
            .context_length = context_,
            .kv = policy_ ? policy_->describe() : "16 bit"};
+}
+
+void TextModel::add_vocab_head(const VocabProfile* profile, const CoreSet& cores) {
+  if (profile != nullptr)
+    for (const auto& head : vocab_heads_)
+      if (head->name() == profile->name)
+        fail(ErrorKind::kInvalidInput,
+             "two vocabulary profiles are called '{}': give one another name, --vocab-profile "
+             "FILE@NAME",
+             profile->name);
+  vocab_heads_.push_back(make_vocab_head(profile, cores));
+}
+
+std::shared_ptr<const PackedHead> TextModel::make_vocab_head(const VocabProfile* profile,
+                                                             const CoreSet& cores) const {
+  return std::make_shared<PackedHead>(model_, *tokenizer_, chat_template_text_, profile, cores);
+}
+
+VocabChoice TextModel::choose_vocab(std::optional<std::string> profile,
+                                    std::optional<VocabMode> mode) const {
+  const VocabMode chosen = mode.value_or(vocab_default_);
+  if (chosen == VocabMode::kOff && !profile) return {};
+  if (vocab_heads_.empty())
+    fail(ErrorKind::kInvalidInput,
+         "tailored vocabularies are not offered here: start with --vocab-profile FILE, or "
+         "--vocab-mode hybrid for prompts' tokens alone");
+  VocabChoice choice{.mode = chosen, .head = vocab_heads_.front()};
+  if (profile) {
+    const auto it = std::find_if(vocab_heads_.begin(), vocab_heads_.end(),
+                                 [&](const auto& head) { return head->name() == *profile; });
+    if (it == vocab_heads_.end()) {
+      std::string known;
+      for (const auto& head : vocab_heads_)
+        known += (known.empty() ? "'" : ", '") + head->name() + "'";
+      fail(ErrorKind::kInvalidInput, "there is no vocabulary profile '{}'. Known are {}.", *profile,
+           known);
+    }
+    choice.head = *it;
+  }
+  return chosen == VocabMode::kOff ? VocabChoice{} : choice;
 }
 
 std::unique_ptr<PlainDecoder> TextModel::make_decoder(CoreSet cores,

@@ -27,6 +27,7 @@ namespace weft::text {
 // What loading and a full context take.
 struct TextMemoryPlan {
   size_t weight_bytes = 0, kv_bytes = 0, scratch_bytes = 0;
+  size_t head_bytes = 0;  // of the whole head; part of weight_bytes unless it waits in the file
   size_t context_length = 0;
   std::string kv;  // how keys and values are kept
   size_t total_bytes() const { return weight_bytes + kv_bytes + scratch_bytes; }
@@ -40,6 +41,8 @@ struct TextModelOptions {
   KvPolicyOptions kv = {};
   size_t step_tokens = 512;           // most tokens in one pass, for the plan of memory
   size_t available_bytes = SIZE_MAX;  // of memory; loading that needs more is refused
+  // kWhenNeeded with heads that are tailored: the whole one stays in the file as long as none asks it.
+  models::HeadLoading head = models::HeadLoading::kNow;
   std::function<void(const TextMemoryPlan&)> on_plan = {};  // before anything is loaded
 };
 inline constexpr size_t kDefaultContext = 4096;
@@ -66,6 +69,18 @@ class TextModel {
   // Of the KV cache, in tokens of 16 bit, for one request with a full context.
   size_t kv_room() const { return kv_room_; }
   grammar::FilterCache& filters() const { return *filters_; }  // thread-safe
+
+  // Packed heads that requests may choose between, by the names of their profiles (VocabTailor).
+  // Filled before the model is shared.
+  void add_vocab_head(const VocabProfile* profile, const CoreSet& cores);  // as PackedHead
+  std::shared_ptr<const PackedHead> make_vocab_head(const VocabProfile* profile,
+                                                    const CoreSet& cores) const;
+  void set_vocab_default(VocabMode mode) { vocab_default_ = mode; }
+  VocabMode vocab_default() const { return vocab_default_; }
+  std::span<const std::shared_ptr<const PackedHead>> vocab_heads() const { return vocab_heads_; }
+  // What a request gets that names a profile, a mode, both or neither; the first head is the default.
+  // kInvalidInput: a profile that is not there (lists them), or any mode but off without heads.
+  VocabChoice choose_vocab(std::optional<std::string> profile, std::optional<VocabMode> mode) const;
 
   struct DecoderOptions {
     size_t capacity_tokens = 0;  // of the KV cache in 16 bit, all requests together; 0: one context
@@ -97,6 +112,8 @@ class TextModel {
   std::optional<formats::ChatTemplate> chat_template_;
   std::string chat_template_text_;
   std::shared_ptr<const models::LanguageModel> model_;
+  std::vector<std::shared_ptr<const PackedHead>> vocab_heads_;
+  VocabMode vocab_default_ = VocabMode::kOff;
   TextModelOptions options_;
   size_t context_ = 0;
   std::shared_ptr<const KvPolicy> policy_;

@@ -16,6 +16,10 @@ class TokenMask {
   void allow(int32_t token) {
     words_[static_cast<size_t>(token) / 64] |= uint64_t{1} << (static_cast<size_t>(token) % 64);
   }
+  void keep_only(const TokenMask& other) {  // what both have
+    for (size_t i = 0; i < words_.size(); ++i)
+      words_[i] &= i < other.words_.size() ? other.words_[i] : 0;
+  }
   bool allows(int32_t token) const {
     const auto i = static_cast<size_t>(token);
     return i < size_ && (words_[i / 64] >> (i % 64) & 1) != 0;

@@ -1,0 +1,93 @@
+// A model's own answers, made into a set, and answered from again.
+#include "text/vocabtailor/calibrate_vocab.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "formats/random_model.h"
+
+namespace weft::text {
+namespace {
+
+namespace fs = std::filesystem;
+
+const TextModel& model() {
+  static const TextModel loaded = [] {
+    const fs::path path =
+        fs::path(::testing::TempDir()) / ("weft_calibrate_" + std::to_string(getpid()) + ".gguf");
+    formats::write_random_model(path, "tiny-wide", formats::quant_mix("q8_0"), 1, CoreSet());
+    TextModel out = TextModel::load(
+        path, {.context = 128, .head = models::HeadLoading::kWhenNeeded}, CoreSet());
+    fs::remove(path);  // it stays mapped
+    return out;
+  }();
+  return loaded;
+}
+
+std::vector<std::vector<Token>> prompts() {
+  std::vector<std::vector<Token>> out;
+  for (int i = 0; i < 24; ++i)
+    out.push_back(model().encode_prompt("question " + std::to_string(i * 37 % 24) + " is it so?"));
+  return out;
+}
+
+TEST(calibrate_vocab, the_same_data_gives_the_same_bytes) {
+  const auto all = prompts();
+  const auto make = [&](size_t threads, size_t batch) {
+    ThreadPool pool(threads);
+    const auto documents = answer_prompts(model(), all, {.max_tokens = 16, .samples = 1, .batch = batch},
+                                          pool.cores());
+    EXPECT_EQ(documents.size(), 48u);
+    return calibrate_vocab(model(), documents, all.size(), {.name = "same", .source = "test"},
+                           pool.cores());
+  };
+  const Calibration first = make(1, 8);
+  EXPECT_EQ(to_json(first.profile), to_json(make(2, 3).profile));
+  EXPECT_EQ(first.profile.documents, 36u) << "three quarters of 24 prompts, two answers each";
+  EXPECT_NO_THROW(parse_profile(to_json(first.profile), "made"));
+}
+
+TEST(calibrate_vocab, coverage_grows_with_the_set_and_tells_what_answers_will_do) {
+  const auto all = prompts();
+  const auto documents = answer_prompts(model(), all, {.max_tokens = 16}, CoreSet());
+  const Calibration made = calibrate_vocab(model(), documents, all.size(),
+                                           {.tolerance = 0, .held_out_share = 0.5}, CoreSet());
+  double before = 0;
+  for (const CoveragePoint& point : made.profile.curve) {
+    EXPECT_GE(point.step_coverage, before);
+    EXPECT_LE(point.mass_p1, point.mass_mean + 1e-9);
+    EXPECT_LE(point.mass_mean, 1 + 1e-9);
+    before = point.step_coverage;
+  }
+  // The last size is the whole list, and tolerance 0 keeps all of it.
+  const CoveragePoint& whole = made.profile.curve.back();
+  ASSERT_EQ(whole.size, made.profile.ids.size());
+  const auto head = model().make_vocab_head(&made.profile, CoreSet());
+  size_t identical = 0, held_out = 0;
+  for (size_t i = 1; i < all.size(); i += 2, ++held_out) {
+    const auto decoder = model().make_decoder(CoreSet());
+    decoder->start(1, {.prompt = all[i],
+                       .sampling = {.temperature = 0},
+                       .max_tokens = 16,
+                       .vocab = {.mode = VocabMode::kHybrid, .head = head}});
+    std::vector<Token> answer;
+    while (answer.size() < documents[i].answer.size())
+      for (const DecodedToken& token : decoder->step({})) answer.push_back(token.sampled.token);
+    identical += answer == documents[i].answer ? 1 : 0;
+  }
+  EXPECT_DOUBLE_EQ(static_cast<double>(identical) / static_cast<double>(held_out),
+                   whole.documents_without_miss);
+}
+
+TEST(calibrate_vocab, needs_some_documents) {
+  const auto all = prompts();
+  const auto documents =
+      answer_prompts(model(), std::span(all).first(2), {.max_tokens = 2}, CoreSet());
+  EXPECT_THROW(calibrate_vocab(model(), documents, 2, {}, CoreSet()), Error);
+}
+
+}  // namespace
+}  // namespace weft::text

@@ -1,0 +1,109 @@
+#include "text/vocabtailor/tailored_step.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "base/error.h"
+
+namespace weft::text {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+size_t TailoredStep::add(const TailoredRequest& request, const float* hidden) {
+  rows_.push_back({&request, hidden, 0, 0});
+  return rows_.size() - 1;
+}
+
+void TailoredStep::compute(const CoreSet& cores) {
+  if (rows_.empty()) return;
+  const size_t hidden_size = rows_.front().request->head().model().config().hidden_size;
+  order_.resize(rows_.size());
+  size_t num_logits = 0;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    order_[i] = i;
+    num_logits += rows_[i].request->head().set().size() + rows_[i].request->tail_ids().size();
+  }
+  // By packed head, in the order they came: what a row computes does not depend on it.
+  std::stable_sort(order_.begin(), order_.end(), [this](size_t a, size_t b) {
+    return std::less<>()(&rows_[a].request->head(), &rows_[b].request->head());
+  });
+  float* const logits = logits_.need(num_logits);
+  size_t used = 0;
+  for (size_t begin = 0; begin < order_.size();) {
+    const PackedHead& head = rows_[order_[begin]].request->head();
+    size_t end = begin;
+    while (end < order_.size() && &rows_[order_[end]].request->head() == &head) ++end;
+    float* const gathered = gathered_.need((end - begin) * hidden_size);
+    const size_t size = head.set().size();
+    for (size_t i = begin; i < end; ++i) {
+      std::memcpy(gathered + (i - begin) * hidden_size, rows_[order_[i]].hidden,
+                  hidden_size * sizeof(float));
+      rows_[order_[i]].base_at = used + (i - begin) * size;
+    }
+    activations_.set(gathered, end - begin, hidden_size, hidden_size);
+    const kernels::LinearCall call[] = {{&head.rows(), logits + used, size}};
+    kernels::multiply(call, activations_, cores);
+    used += (end - begin) * size;
+    begin = end;
+  }
+  for (Row& row : rows_) {
+    row.tail_at = used;
+    if (row.request->tails().empty()) continue;
+    activations_.set(row.hidden, 1, hidden_size, hidden_size);
+    for (const kernels::Linear& tail : row.request->tails()) {
+      const kernels::LinearCall call[] = {{&tail, logits + used, tail.out_features()}};
+      kernels::multiply(call, activations_, cores);
+      used += tail.out_features();
+    }
+  }
+}
+
+std::span<const float> TailoredStep::base_logits(size_t row) const {
+  return {logits_.data() + rows_[row].base_at, rows_[row].request->head().set().size()};
+}
+
+std::span<const float> TailoredStep::tail_logits(size_t row) const {
+  size_t size = 0;
+  for (const kernels::Linear& tail : rows_[row].request->tails()) size += tail.out_features();
+  return {logits_.data() + rows_[row].tail_at, size};
+}
+
+// visit(id, logit) for every token of the row's set.
+template <typename Visit>
+void TailoredStep::for_each(size_t row, Visit&& visit) const {
+  const auto base_ids = rows_[row].request->head().set().ids();
+  const auto base = base_logits(row);
+  for (size_t i = 0; i < base.size(); ++i) visit(base_ids[i], base[i]);
+  const auto tail_ids = rows_[row].request->tail_ids();
+  const auto tail = tail_logits(row);
+  for (size_t i = 0; i < tail.size(); ++i) visit(tail_ids[i], tail[i]);
+}
+
+Token TailoredStep::best(size_t row, const TokenMask* allowed) const {
+  Token best = -1;
+  float best_logit = -kInfinity;
+  for_each(row, [&](uint32_t id, float logit) {
+    const auto token = static_cast<Token>(id);
+    const bool better = logit > best_logit || (logit == best_logit && (best < 0 || token < best));
+    if (!better || (allowed != nullptr && !allowed->allows(token))) return;
+    best = token;
+    best_logit = logit;
+  });
+  return best;
+}
+
+std::span<float> TailoredStep::spread(size_t row) {
+  spread_.resize(rows_[row].request->head().set().vocab_size(), -kInfinity);
+  for_each(row, [this](uint32_t id, float logit) { spread_[id] = logit; });
+  return spread_;
+}
+
+void TailoredStep::give_back(size_t row) {
+  for_each(row, [this](uint32_t id, float) { spread_[id] = -kInfinity; });
+}
+
+}  // namespace weft::text
