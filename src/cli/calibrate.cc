@@ -10,6 +10,7 @@ void add_calibrate(CLI::App& program, StopToken stop) {
   command->footer("Example: weft calibrate kv model.gguf book.txt");
   command->require_subcommand(1);
   add_calibrate_kv(*command, stop);
+  add_calibrate_vocab(*command, stop);
 }
 
 }  // namespace weft::cli

@@ -6,5 +6,6 @@
 namespace weft::cli {
 
 void add_calibrate_kv(CLI::App& calibrate, StopToken stop);
+void add_calibrate_vocab(CLI::App& calibrate, StopToken stop);
 
 }  // namespace weft::cli

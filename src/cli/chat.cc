@@ -24,6 +24,7 @@ struct Options {
   ModelOptions model;
   text::GenerateOptions generate;
   AnswerFormOptions form;
+  VocabOptions vocab;
   std::string system;
 };
 
@@ -114,6 +115,7 @@ class Chat {
         model_(model),
         conversation_(model, decoder),
         stop_(stop) {
+    generate_.vocab = model.choose_vocab({}, {});
     generate_.filter = load_filter(options.form, model, generate_.leading_space);
     conversation_.set_system(options.system);
   }
@@ -218,7 +220,7 @@ class Chat {
 
 void chat(const Options& options, StopToken stop) {
   text::validate(options.generate.sampling);
-  const LoadedModel loaded = load_model(options.model);
+  const LoadedModel loaded = load_model(options.model, options.vocab);
   if (!loaded.model.has_chat_template())
     fail(ErrorKind::kUnsupported,
          "{}: has no chat template, so it can hold no conversation. Use 'weft generate --raw' to "
@@ -240,6 +242,7 @@ void add_chat(CLI::App& program, StopToken stop) {
   add_model_options(*command, options->model);
   add_sampling_options(*command, options->generate.sampling);
   add_answer_form_options(*command, options->form);
+  add_vocab_options(*command, options->vocab, Profiles::kOne);
   add_seed_option(*command, options->generate.sampling);
   command->footer("Example: weft chat --model model.gguf --system \"Answer in one sentence.\"");
   command->callback([options, stop] { chat(*options, stop); });

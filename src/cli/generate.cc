@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/progress.h"
 #include "cli/answer_form_options.h"
 #include "cli/commands.h"
@@ -25,6 +26,7 @@ struct Options {
   ModelOptions model;
   text::GenerateOptions generate;
   AnswerFormOptions form;
+  VocabOptions vocab;
   std::string prompt, system;
   std::filesystem::path file;
   bool from_stdin = false, chat = false, raw = false, json = false;
@@ -80,8 +82,28 @@ void print_speed(const text::Generation& g) {
              g.decode_tokens_per_second(), name(g.reason));
 }
 
+void print_vocabulary(const text::VocabUse& use) {
+  if (use.mode == text::VocabMode::kOff) return;
+  const ResidentMemory memory = resident_memory();
+  fmt::print(stderr,
+             "vocabulary: {} of {} tokens ({} of the task, {} of the prompt and found on the way), "
+             "{} steps asked the whole head, {} found a missing token{}\n"
+             "memory now: {:.0f} MiB of its own, {:.0f} MiB of mapped files\n",
+             name(use.mode), use.size, use.static_size, use.dynamic_size, use.escapes, use.misses,
+             use.whole ? "; the whole head since" : "",
+             static_cast<double>(memory.anonymous_bytes) / (1 << 20),
+             static_cast<double>(memory.file_bytes) / (1 << 20));
+}
+
+nlohmann::ordered_json vocabulary_json(const text::VocabUse& use) {
+  return {{"mode", name(use.mode)},        {"size", use.size},
+          {"static", use.static_size},     {"dynamic", use.dynamic_size},
+          {"escapes", use.escapes},        {"misses", use.misses},
+          {"rejected_drafts", use.rejected}, {"whole_head", use.whole}};
+}
+
 void print_json(const text::Generation& g, const Options& options, const text::TextModel& model) {
-  const nlohmann::ordered_json out = {
+  nlohmann::ordered_json out = {
       {"text", g.text},
       {"finish_reason", name(g.reason)},
       {"model", model.name()},
@@ -92,6 +114,7 @@ void print_json(const text::Generation& g, const Options& options, const text::T
       {"prefill_tokens_per_second", g.prefill_tokens_per_second()},
       {"decode_tokens_per_second", g.decode_tokens_per_second()},
   };
+  if (g.vocab.mode != text::VocabMode::kOff) out["vocabulary"] = vocabulary_json(g.vocab);
   fmt::print("{}\n", out.dump(2));
 }
 
@@ -102,11 +125,12 @@ void generate(const Options& options, StopToken stop) {
   if (options.raw && !options.system.empty())
     fail(ErrorKind::kInvalidInput, "--raw continues plain text, which has no --system message");
   const std::string prompt = read_prompt(options);
-  const LoadedModel loaded = load_model(options.model);
+  const LoadedModel loaded = load_model(options.model, options.vocab);
   if (options.model.verbose) print_sampling(options.generate.sampling);
   const std::vector<text::Token> tokens = encode(options, loaded.model, prompt);
   const auto decoder = loaded.model.make_decoder(loaded.pool->cores());
   text::GenerateOptions generating = options.generate;
+  generating.vocab = loaded.model.choose_vocab({}, {});
   generating.filter = load_filter(options.form, loaded.model, generating.leading_space);
 
   auto progress = std::make_unique<Progress>("Reading the prompt", tokens.size(), "tokens");
@@ -126,7 +150,10 @@ void generate(const Options& options, StopToken stop) {
   } else if (!result.text.ends_with('\n')) {
     fmt::print("\n");
   }
-  if (options.model.verbose) print_speed(result);
+  if (options.model.verbose) {
+    print_speed(result);
+    print_vocabulary(result.vocab);
+  }
   if (result.reason == text::FinishReason::kCancelled) fail(ErrorKind::kCancelled, "stopped");
 }
 
@@ -152,6 +179,7 @@ void add_generate(CLI::App& program, StopToken stop) {
   add_model_options(*command, options->model);
   add_sampling_options(*command, options->generate.sampling);
   add_answer_form_options(*command, options->form);
+  add_vocab_options(*command, options->vocab, Profiles::kOne);
   add_seed_option(*command, options->generate.sampling);
   command->footer(
       "Examples:\n"

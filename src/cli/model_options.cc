@@ -65,12 +65,15 @@ std::filesystem::path model_path(const std::filesystem::path& asked) {
   return path;
 }
 
-LoadedModel load_model(const ModelOptions& options) {
+LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   const std::filesystem::path path = model_path(options.model);
+  const std::vector<text::VocabProfile> profiles = load_profiles(vocab);
+  if (options.verbose && vocab.tailors()) print_vocab_plan(path, profiles);
   auto pool = std::make_unique<ThreadPool>(options.threads);
   text::TextModelOptions how;
   how.context = options.context;
   how.available_bytes = bench::read_machine().available_bytes;
+  how.head = vocab.head_loading();
   options.kv.apply(how, path);
   if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
   std::unique_ptr<Progress> progress;
@@ -80,6 +83,7 @@ LoadedModel load_model(const ModelOptions& options) {
         progress->callback()(done, total);
       });
   progress.reset();
+  tailor(model, vocab, profiles, pool->cores());
   if (options.verbose) print_model(model, options.threads);
   return {std::move(pool), std::move(model)};
 }

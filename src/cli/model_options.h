@@ -9,6 +9,7 @@
 
 #include "base/thread_pool.h"
 #include "cli/kv_options.h"
+#include "cli/vocab_options.h"
 #include "text/text_model.h"
 
 namespace weft::cli {
@@ -29,7 +30,7 @@ struct LoadedModel {
   std::unique_ptr<ThreadPool> pool;
   text::TextModel model;
 };
-LoadedModel load_model(const ModelOptions& options);
+LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab = {});
 void print_plan(const text::TextMemoryPlan& plan);  // one line of memory to come
 
 // The --model flag alone, for commands that need no more of the model than its file.

@@ -29,6 +29,7 @@ struct Options {
   serve::UnifiedOptions executor;
   serve::HttpOptions http;
   std::filesystem::path key_file;
+  VocabOptions vocab;
   double max_stall_ms = 0;
   std::string phase = "unified", partition = "auto", slo, slo_model = "mg1";
   bool log_partition = false;
@@ -119,6 +120,7 @@ class Server {
       : options_(options),
         stop_(stop),
         named_(named_models(options)),
+        profiles_(load_profiles(options.vocab)),
         pool_(options.model.threads),
         semi_pd_(semi_pd_options(options, pool_.size())),
         http_(options.http, models_),
@@ -163,13 +165,17 @@ class Server {
   }
 
   void add(const NamedModel& named, const ProgressFn& progress) {
+    if (options_.vocab.tailors() && options_.model.verbose)
+      print_vocab_plan(named.path, profiles_);
     text::TextModelOptions how;
     how.context = options_.model.context;
     how.available_bytes = bench::read_machine().available_bytes;
+    how.head = options_.vocab.head_loading();
     options_.model.kv.apply(how, named.path);
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
     auto model = std::make_unique<text::TextModel>(
         text::TextModel::load(named.path, how, pool_.cores(), progress));
+    tailor(*model, options_.vocab, profiles_, pool_.cores());
     auto running = make_executor(*model);
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
                                                      std::move(running)));
@@ -199,6 +205,7 @@ class Server {
   const Options& options_;
   StopToken stop_;
   const std::vector<NamedModel> named_;
+  const std::vector<text::VocabProfile> profiles_;
   ThreadPool pool_;
   serve::semi_pd::SemiPdOptions semi_pd_;
   std::shared_ptr<serve::Turns> turns_ = std::make_shared<serve::Turns>();
@@ -323,6 +330,7 @@ void add_serve(CLI::App& program, StopToken stop) {
   add_network_options(*command, *options);
   add_batching_options(*command, *options);
   add_phase_options(*command, *options);
+  add_vocab_options(*command, options->vocab, Profiles::kSeveral);
   add_sampling_options(*command, options->http.defaults.sampling);
   command->footer(
       "Examples:\n"
