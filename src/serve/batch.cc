@@ -150,7 +150,12 @@ std::optional<Batch::StepDone> Batch::step(text::Decoder::StepPlan plan) {
 
 // True: the request has ended.
 bool Batch::deliver(const text::DecodedToken& decoded) {
+  // Of several tokens in one step, those after an end.
+  if (std::none_of(jobs_.begin(), jobs_.end(),
+                   [&](const RunningJob& j) { return j.id() == decoded.request; }))
+    return false;
   RunningJob& job = find(decoded.request);
+  job.vocab_use(metrics_, decoder_->vocab_use(decoded.request));
   const bool ended = job.token(metrics_, decoded, end_tokens_);
   if (on_first_token && job.job().generated.load(std::memory_order_relaxed) == 1)
     on_first_token(job.job());

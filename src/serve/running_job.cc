@@ -12,6 +12,7 @@ text::DecodeRequest RunningJob::request() const {
 }
 
 void RunningJob::started(Metrics& metrics, size_t reused_tokens) {
+  vocab_ = {};  // each start counts from zero
   job_->phase.store(JobPhase::kPrefill);
   job_->prompt_done.store(reused_tokens);
   if (job_->started_s.load() >= 0) return;  // it comes back from a preemption
@@ -25,6 +26,22 @@ void RunningJob::prompt_left(size_t tokens) {
   if (!in_prefill()) return;
   job_->prompt_done.store(prompt_size() - tokens, std::memory_order_relaxed);
   if (tokens == 0) job_->phase.store(JobPhase::kDecode);
+}
+
+void RunningJob::vocab_use(Metrics& metrics, const text::VocabUse& use) {
+  if (use.mode == text::VocabMode::kOff) return;
+  const size_t escapes = use.escapes - vocab_.escapes, misses = use.misses - vocab_.misses;
+  metrics.vocab_steps.fetch_add(use.steps - vocab_.steps, std::memory_order_relaxed);
+  metrics.vocab_escapes.fetch_add(escapes, std::memory_order_relaxed);
+  metrics.vocab_misses.fetch_add(misses, std::memory_order_relaxed);
+  job_->vocab_escapes.fetch_add(escapes, std::memory_order_relaxed);
+  job_->vocab_misses.fetch_add(misses, std::memory_order_relaxed);
+  job_->vocab_rejected.fetch_add(use.rejected - vocab_.rejected, std::memory_order_relaxed);
+  job_->vocab_size.store(use.size, std::memory_order_relaxed);
+  job_->vocab_static.store(use.static_size, std::memory_order_relaxed);
+  job_->vocab_dynamic.store(use.dynamic_size, std::memory_order_relaxed);
+  job_->vocab_whole.store(use.whole, std::memory_order_relaxed);
+  vocab_ = use;
 }
 
 bool RunningJob::token(Metrics& metrics, const text::DecodedToken& decoded,

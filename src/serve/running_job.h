@@ -38,6 +38,7 @@ class RunningJob {
 
   void started(Metrics& metrics, size_t reused_tokens);
   void prompt_left(size_t tokens);  // after each step
+  void vocab_use(Metrics& metrics, const text::VocabUse& use);  // before each token
   // Hands a token out. True: the job has ended (its last token, an end token, an error).
   bool token(Metrics& metrics, const text::DecodedToken& decoded,
              const formats::Tokenizer& end_tokens);
@@ -51,6 +52,7 @@ class RunningJob {
 
   std::shared_ptr<Job> job_;
   std::vector<text::Token> answer_;
+  text::VocabUse vocab_;  // as of the last token
 };
 
 // kOutOfResources: as many are queued as may be. Else counts one request more.

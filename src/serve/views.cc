@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/memory.h"
 #include "formats/unicode.h"
 
 namespace weft::serve::views {
@@ -42,6 +43,33 @@ Json running_jobs(const ServedModel& model) {
                    {"age_s", job->age_s()}});
   }
   return out;
+}
+
+// Null: no request may tailor its vocabulary.
+Json vocabulary_of(const ServedModel& served) {
+  const text::TextModel& model = served.model();
+  if (model.vocab_heads().empty()) return nullptr;
+  const Metrics& m = served.executor().metrics();
+  Json profiles = Json::array();
+  size_t packed_bytes = 0, largest = 0, whole_bytes = 0;
+  for (const auto& head : model.vocab_heads()) {
+    const text::PackedHead::Memory memory = head->memory();
+    packed_bytes += memory.packed_bytes + memory.map_bytes;
+    whole_bytes = memory.full_bytes;
+    profiles.push_back({{"name", head->name()}, {"size", head->set().size()},
+                        {"required", head->num_required()}});
+  }
+  for (const auto& job : served.jobs()) largest = std::max(largest, job->vocab_size.load());
+  return {{"mode", text::name(model.vocab_default())},
+          {"vocab_size", model.model().config().vocab_size},
+          {"profiles", std::move(profiles)},
+          {"largest_running_set", largest},
+          {"packed_bytes", packed_bytes},
+          {"whole_bytes", whole_bytes},
+          {"whole_head_packed_bytes", model.model().packed_head_bytes()},
+          {"steps", m.vocab_steps.load()},
+          {"escapes", m.vocab_escapes.load()},
+          {"misses", m.vocab_misses.load()}};
 }
 
 std::string valid_utf8(std::string_view bytes) {
@@ -122,6 +150,8 @@ Json state(const ModelSet& set) {
                  {"blocks", now.kv.block_bytes}}}};
   out["prefix_cache"] = {{"hit_tokens", m.reused_tokens.load()},
                          {"queried_tokens", m.reused_tokens.load() + m.prompt_tokens.load()}};
+  if (const Json vocabulary = vocabulary_of(model); !vocabulary.is_null())
+    out["vocabulary"] = vocabulary;
   if (now.partition)
     out["partition"] = {{"name", now.partition->name},
                         {"prefill_cores", now.partition->prefill_cores},
@@ -167,6 +197,25 @@ std::string metrics(const ModelSet& set) {
           &Metrics::reused_tokens);
   counter("weft_generated_tokens_total", "Tokens sampled.", &Metrics::generated_tokens);
   counter("weft_steps_total", "Forward passes.", &Metrics::steps);
+  counter("weft_vocab_steps_total", "Tokens sampled by requests with a tailored vocabulary.",
+          &Metrics::vocab_steps);
+  counter("weft_vocab_escapes_total", "Of these, those that asked the whole head.",
+          &Metrics::vocab_escapes);
+  counter("weft_vocab_misses_total", "Of those, those whose token was not in the set.",
+          &Metrics::vocab_misses);
+  each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+    const Json vocabulary = vocabulary_of(model);
+    if (vocabulary.is_null()) return;
+    print_gauge(out, "weft_vocab_packed_bytes", "Rows of the head that tailored sets share.", labels,
+                vocabulary["packed_bytes"].get<double>());
+    print_gauge(out, "weft_vocab_whole_head_bytes", "The whole head in memory; 0: in its file.",
+                labels, vocabulary["whole_head_packed_bytes"].get<double>());
+  });
+  const ResidentMemory memory = resident_memory();
+  print_gauge(out, "weft_memory_anonymous_bytes", "Resident memory of the process's own.", "",
+              static_cast<double>(memory.anonymous_bytes));
+  print_gauge(out, "weft_memory_file_bytes", "Resident pages of mapped files.", "",
+              static_cast<double>(memory.file_bytes));
   gauge("weft_requests_queued", "Waiting for their first step.", &ExecutorState::queued);
   gauge("weft_requests_running", "In prefill or decode.", &ExecutorState::running);
   gauge("weft_kv_capacity_tokens", "Tokens that the KV cache holds.",

@@ -26,7 +26,8 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
                      .filter = request_.filter,
                      .want_logprobs = request_.want_logprobs,
                      .num_top_logprobs = request_.num_top_logprobs,
-                     .prefix_scope = request_.prefix_scope};
+                     .prefix_scope = request_.prefix_scope,
+                     .vocab = request_.vocab};
       job->stop_at_end = request_.stop_at_end;
       job->prompt_tokens = prompt.size();
       job->answers = queue_;
@@ -96,6 +97,23 @@ Usage Answer::usage() const {
       usage.cached_tokens += choice.job->reused_tokens.load();
     }
     usage.completion_tokens += choice.num_tokens;
+  }
+  return usage;
+}
+
+std::optional<VocabUsage> Answer::vocab_usage() const {
+  if (request_.vocab.mode == text::VocabMode::kOff) return std::nullopt;
+  const Job& first = *choices_.front().job;
+  VocabUsage usage{.mode = request_.vocab.mode,
+                   .profile = request_.vocab.head->name(),
+                   .size = first.vocab_size.load(),
+                   .static_size = first.vocab_static.load(),
+                   .dynamic_size = first.vocab_dynamic.load(),
+                   .whole = first.vocab_whole.load()};
+  for (const Choice& choice : choices_) {
+    usage.escapes += choice.job->vocab_escapes.load();
+    usage.misses += choice.job->vocab_misses.load();
+    usage.rejected += choice.job->vocab_rejected.load();
   }
   return usage;
 }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,14 @@ namespace weft::serve::openai {
 
 struct Usage {
   size_t prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
+};
+
+// Of a request with a tailored vocabulary: the first choice's set, all choices' counts.
+struct VocabUsage {
+  text::VocabMode mode = text::VocabMode::kOff;
+  std::string profile;
+  size_t size = 0, static_size = 0, dynamic_size = 0, escapes = 0, misses = 0, rejected = 0;
+  bool whole = false;
 };
 
 class Answer {
@@ -37,6 +46,7 @@ class Answer {
   const std::string& model_name() const { return model_.name(); }
   size_t num_choices() const { return choices_.size(); }
   Usage usage() const;
+  std::optional<VocabUsage> vocab_usage() const;  // nothing without tailoring
   Json timings() const;  // llama.cpp's names: prompt_n, prompt_ms, predicted_n, predicted_ms ...
 
  private:

@@ -86,6 +86,21 @@ std::vector<std::string> parse_stop(const Fields& fields) {
   return stop;
 }
 
+text::VocabChoice parse_vocab(const Fields& fields, const text::TextModel& model) {
+  std::optional<text::VocabMode> mode;
+  if (const auto name = fields.string("vocab_mode")) {
+    mode = text::parse_vocab_mode(*name);
+    if (!mode)
+      bad_field("vocab_mode", "is '{}'; known are off, verify, hybrid, static and draft", *name);
+  }
+  const auto profile = fields.string("vocab_profile");
+  try {
+    return model.choose_vocab(profile, mode);
+  } catch (const Error& error) {
+    throw ApiError(400, error.what(), profile ? "vocab_profile" : "vocab_mode");
+  }
+}
+
 // What both kinds of completion share.
 AnswerRequest parse_common(const Fields& fields, const text::TextModel& model,
                            const RequestDefaults& defaults) {
@@ -96,6 +111,7 @@ AnswerRequest parse_common(const Fields& fields, const text::TextModel& model,
   request.stop = parse_stop(fields);
   request.stop_at_end = !fields.boolean("ignore_eos").value_or(false);
   request.stream = fields.boolean("stream").value_or(false);
+  request.vocab = parse_vocab(fields, model);
   if (const Json* const options = fields.object("stream_options"))
     request.include_usage =
         Fields(*options, "stream_options.").boolean("include_usage").value_or(false);

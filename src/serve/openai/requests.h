@@ -38,6 +38,7 @@ struct AnswerRequest {
   std::optional<ToolCallFormat> tools;  // chat: calls are looked for in the answer
   bool parallel_tool_calls = true;
   std::shared_ptr<const text::TokenFilter> filter;  // the form of the answer; null: any
+  text::VocabChoice vocab;    // vocab_profile, vocab_mode
   uint64_t prefix_scope = 0;  // as in text::DecodeRequest; the server's to set
 };
 

@@ -73,10 +73,17 @@ Json tool_call(const ToolCall& call) {
 
 Json usage_of(const Answer& answer) {
   const Usage usage = answer.usage();
-  return {{"prompt_tokens", usage.prompt_tokens},
-          {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+  Json out = {{"prompt_tokens", usage.prompt_tokens},
+              {"completion_tokens", usage.completion_tokens},
+              {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+              {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+  if (const auto vocab = answer.vocab_usage())
+    out["vocabulary"] = {{"mode", text::name(vocab->mode)}, {"profile", vocab->profile},
+                         {"size", vocab->size},             {"static", vocab->static_size},
+                         {"dynamic", vocab->dynamic_size},  {"escapes", vocab->escapes},
+                         {"misses", vocab->misses},         {"rejected_drafts", vocab->rejected},
+                         {"whole_head", vocab->whole}};
+  return out;
 }
 
 // The sampling values that were really used: defaults differ from server to server.
