@@ -10,6 +10,8 @@ constexpr Bench kBenches[] = {
      "weft bench serve --quick --svg goodput.svg", true, true, run_serve},
     {"stall", "What running answers feel when a long prompt arrives, under each executor",
      "weft bench stall --quick", true, true, run_stall},
+    {"vocab", "Answers from a part of the vocabulary: memory, time, and what becomes of them",
+     "weft bench vocab --quick", true, false, run_vocab},
     {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
      "weft bench kernels --quick", false, false, run_kernels},
     {"kv", "Keys and values in fewer bits: decoding speed, pauses, room, divergence",
