@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,11 +64,11 @@ void print_steps(const parallel::Exchange& exchange) {
 void print(const Topology& topology, const std::vector<parallel::PricedExchange>& all,
            const Options& o) {
   fmt::print("{}\n", topology.description());
-  const parallel::PricedExchange& best = all.front();
-  const std::vector<std::string> rings = parallel::ring_lines(best.exchange);
-  if (!rings.empty()) fmt::print("\npieces travel ({})\n", best.exchange.name);
-  for (const std::string& line : rings) fmt::print("  {}\n", line);
-  if (o.steps) print_steps(best.exchange);
+  const parallel::Exchange& rings = parallel::best_with_rings(all).exchange;
+  const std::vector<std::string> lines = parallel::ring_lines(rings);
+  if (!lines.empty()) fmt::print("\nhow pieces travel ({})\n", rings.name);
+  for (const std::string& line : lines) fmt::print("  {}\n", line);
+  if (o.steps) print_steps(all.front().exchange);
   fmt::print(
       "\npredicted, {} attention over {} tokens x {}, {} heads ({} of keys and values) of {}, {} "
       "GFLOP/s a rank\n",

@@ -75,6 +75,12 @@ std::vector<PricedExchange> price_exchanges(const comm::Topology& topology, size
   return all;
 }
 
+const PricedExchange& best_with_rings(const std::vector<PricedExchange>& priced) {
+  for (const PricedExchange& e : priced)
+    if (e.exchange.num_pieces > 1 && !ring_lines(e.exchange).empty()) return e;
+  return priced.front();
+}
+
 std::string reason_for(const std::vector<PricedExchange>& priced) {
   const PricedExchange& best = priced.front();
   const auto baseline = std::find_if(priced.begin(), priced.end(),

@@ -25,6 +25,9 @@ struct PricedExchange {
 std::vector<PricedExchange> price_exchanges(const comm::Topology& topology, size_t num_tokens,
                                             bool causal, const AttentionWork& work);
 
+// Of those whose pieces travel rings of their own, the best; the first where there is none.
+const PricedExchange& best_with_rings(const std::vector<PricedExchange>& priced);
+
 // In one sentence, why the first was chosen.
 std::string reason_for(const std::vector<PricedExchange>& priced);
 

@@ -83,7 +83,7 @@ std::string bars(const std::vector<PricedExchange>& priced, double top) {
 }  // namespace
 
 std::string to_svg(const comm::Topology& topology, const std::vector<PricedExchange>& priced) {
-  const Exchange& exchange = priced.front().exchange;
+  const Exchange& exchange = best_with_rings(priced).exchange;
   const bool drawn = !exchange.steps.empty() && exchange.num_ranks <= kMaxRanksDrawn;
   const size_t panels = drawn ? std::min(exchange.num_pieces, kMaxPanels) : 0;
   const size_t rows = (panels + kPanelsInRow - 1) / kPanelsInRow;

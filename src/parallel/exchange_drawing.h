@@ -9,7 +9,7 @@
 
 namespace weft::parallel {
 
-// SVG. At most 16 pieces of the first exchange are drawn.
+// SVG. Of the exchange that best_with_rings() gives, at most 16 pieces are drawn.
 std::string to_svg(const comm::Topology& topology, const std::vector<PricedExchange>& priced);
 
 }  // namespace weft::parallel
