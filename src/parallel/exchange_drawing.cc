@@ -72,9 +72,10 @@ std::string bars(const std::vector<PricedExchange>& priced, double top) {
         "<text x=\"20\" y=\"{0:.1f}\">{1}</text>"
         "<rect x=\"120\" y=\"{2:.1f}\" width=\"{3:.1f}\" height=\"14\" fill=\"#009e73\"/>"
         "<rect x=\"{4:.1f}\" y=\"{2:.1f}\" width=\"{5:.1f}\" height=\"14\" fill=\"#d55e00\"/>"
-        "<text x=\"{6:.1f}\" y=\"{0:.1f}\">{7:.4g} ms</text>\n",
+        "<text x=\"{6:.1f}\" y=\"{0:.1f}\">{7}</text>\n",
         y + 12, e.exchange.name, y, compute, 120 + compute, exposed, 126 + compute + exposed,
-        e.cost.total_s * 1e3);
+        e.cost.total_s >= 1 ? fmt::format("{:.2f} s", e.cost.total_s)
+                            : fmt::format("{:.2f} ms", e.cost.total_s * 1e3));
     y += kBar;
   }
   return svg;
