@@ -10,6 +10,8 @@ constexpr Bench kBenches[] = {
      "weft bench serve --quick --svg goodput.svg", true, true, run_serve},
     {"stall", "What running answers feel when a long prompt arrives, under each executor",
      "weft bench stall --quick", true, true, run_stall},
+    {"isolate", "What worker processes cost, and how long a crash of one is felt",
+     "weft bench isolate --quick", true, false, run_isolate},
     {"kernels", "Products of 1 to 512 rows with every weight format, attention, norms",
      "weft bench kernels --quick", false, false, run_kernels},
     {"kv", "Keys and values in fewer bits: decoding speed, pauses, room, divergence",

@@ -48,6 +48,7 @@ std::span<const Bench> benches();
 Report run_llm(const BenchOptions& options);
 Report run_serve(const BenchOptions& options);
 Report run_stall(const BenchOptions& options);
+Report run_isolate(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 Report run_kv(const BenchOptions& options);
 

@@ -36,10 +36,10 @@ LlamaConfig read(const Checkpoint& checkpoint) {
 }  // namespace
 
 std::unique_ptr<LanguageModel> load_language_model(std::shared_ptr<const Checkpoint> checkpoint,
-                                                   const CoreSet& cores,
-                                                   const ProgressFn& progress) {
+                                                   const CoreSet& cores, const ProgressFn& progress,
+                                                   Arena* arena) {
   const LlamaConfig config = read(*checkpoint);
-  return load_llama(std::move(checkpoint), config, cores, progress);
+  return load_llama(std::move(checkpoint), config, cores, progress, arena);
 }
 
 LanguageModelConfig read_config(const Checkpoint& checkpoint) { return read(checkpoint); }

@@ -274,10 +274,8 @@ void HttpServer::State::add_routes() {
                                               chat.prompts.front(), true)}});
                }));
   server->Get("/health", handler([this](const Request&, Response& r) {
-                if (models.ready())
-                  send(r, 200, {{"status", "ok"}});
-                else
-                  send(r, 503, {{"status", "loading"}, {"progress", models.progress()}});
+                const openai::Json health = views::health(models);
+                send(r, health["status"] == "ok" ? 200 : 503, health);
               }));
   server->Get("/props", handler([this](const Request&, Response& r) {
                 send(r, 200, views::props(models, options.defaults));

@@ -9,9 +9,11 @@
 namespace weft::serve {
 
 ServedModel::ServedModel(std::string name, std::unique_ptr<const text::TextModel> model,
-                         std::unique_ptr<PhaseExecutor> executor)
+                         std::unique_ptr<PhaseExecutor> executor,
+                         std::unique_ptr<isolate::Isolation> isolation)
     : name_(std::move(name)),
       model_(std::move(model)),
+      isolation_(std::move(isolation)),
       executor_(std::move(executor)),
       created_(std::time(nullptr)) {}
 
@@ -41,10 +43,13 @@ std::vector<std::shared_ptr<const Job>> ServedModel::jobs() const {
 }
 
 std::vector<float> ServedModel::embed(std::span<const text::Token> tokens) const {
-  return text::embed(model_->model(), tokens,
-                     [this](const std::function<void(const CoreSet&)>& body) {
-                       executor_->compute(body);
-                     });
+  const auto turn = [this](const std::function<void(const CoreSet&)>& body) {
+    executor_->compute(body);
+  };
+  if (isolation_ == nullptr) return text::embed(model_->model(), tokens, turn);
+  const std::lock_guard one_at_a_time(isolation_->embedding_turn());
+  return text::embed(*isolation_->model(Phase::kPrefill), tokens, turn,
+                     isolation_->embedding_pool());
 }
 
 void ModelSet::add(std::unique_ptr<ServedModel> model) {
@@ -64,6 +69,14 @@ ServedModel* ModelSet::find(const std::string& name) const {
   for (const auto& model : models_)
     if (model->name() == name) return model.get();
   return nullptr;
+}
+
+std::optional<Error> ModelSet::lost() const {
+  for (const ServedModel* const model : all()) {
+    if (model->isolation() == nullptr) continue;
+    if (const auto error = model->isolation()->lost()) return error->in(model->name());
+  }
+  return std::nullopt;
 }
 
 text::RequestId new_request_id() {

@@ -44,6 +44,18 @@ Json running_jobs(const ServedModel& model) {
   return out;
 }
 
+// The processes that compute, where there are such.
+Json workers(const ServedModel& model) {
+  Json out = Json::array();
+  if (model.isolation() == nullptr) return out;
+  for (const isolate::WorkerState& worker : model.isolation()->workers())
+    out.push_back({{"role", worker.role},
+                   {"pid", worker.pid},
+                   {"state", worker.pid != 0 ? "ready" : "starting"},
+                   {"restarts", worker.restarts}});
+  return out;
+}
+
 std::string valid_utf8(std::string_view bytes) {
   std::string out;
   formats::append_valid_utf8(out, bytes);
@@ -64,6 +76,19 @@ Json model(const ServedModel& model) {
             {"context_length", model.model().context_length()},
             {"weight_bytes", model.model().model().weight_bytes()},
             {"can_chat", model.model().has_chat_template()}}}};
+}
+
+Json health(const ModelSet& set) {
+  if (const auto error = set.lost()) return {{"status", "failed"}, {"error", error->what()}};
+  if (!set.ready()) return {{"status", "loading"}, {"progress", set.progress()}};
+  Json out = {{"status", "ok"}}, all = Json::array();
+  for (const ServedModel* const each : set.all())
+    for (Json& worker : workers(*each)) {
+      worker["model"] = each->name();
+      all.push_back(std::move(worker));
+    }
+  if (!all.empty()) out["workers"] = std::move(all);
+  return out;
 }
 
 Json models(const ModelSet& set) {
@@ -128,8 +153,9 @@ Json state(const ModelSet& set) {
                         {"decode_cores", now.partition->decode_cores},
                         {"moves", now.partition->moves},
                         {"last_decision", now.partition->last_decision}};
-  out["latency"] = {{"ttft_ms", latency(m.ttft)}, {"tpot_ms", latency(m.tpot)},
-                    {"gap_ms", latency(m.gap)}};
+  if (const Json list = workers(model); !list.empty()) out["workers"] = list;
+  out["latency"] = {
+      {"ttft_ms", latency(m.ttft)}, {"tpot_ms", latency(m.tpot)}, {"gap_ms", latency(m.gap)}};
   return out;
 }
 
@@ -196,6 +222,16 @@ std::string metrics(const ModelSet& set) {
             [](const PartitionState& p) { return p.decode_cores; });
   partition("weft_partition_moves", "Changes of the partition.",
             [](const PartitionState& p) { return static_cast<double>(p.moves); });
+  each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+    if (model.isolation() == nullptr) return;
+    for (const isolate::WorkerState& worker : model.isolation()->workers()) {
+      const std::string its = fmt::format("{},worker=\"{}\"", labels, worker.role);
+      print_counter(out, "weft_worker_restarts_total", "Times that a dead worker was replaced.",
+                    its, static_cast<double>(worker.restarts));
+      print_gauge(out, "weft_worker_ready", "Whether the worker process can compute.", its,
+                  worker.pid != 0 ? 1 : 0);
+    }
+  });
   histogram("weft_queue_seconds", "Arrival to the first step.", &Metrics::queue);
   histogram("weft_time_to_first_token_seconds", "Arrival to the first token.", &Metrics::ttft);
   histogram("weft_time_per_output_token_seconds", "Mean gap of a request's later tokens.",

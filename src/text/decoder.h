@@ -44,8 +44,8 @@ struct DecodedToken {
   Sampled sampled;
   bool last = false;  // max_tokens or the context is full: it gets no more, and waits for finish()
   bool complete = false;  // `last` because the filter lets nothing follow: a whole answer
-  // Nothing could be sampled (all tokens banned, logits that are no numbers): `last` is set,
-  // `sampled` means nothing, and the other requests go on.
+  // Nothing could be sampled (all tokens banned, logits that are no numbers) or computed
+  // (Workspace::failure): `last` is set, `sampled` means nothing, and the other requests go on.
   std::optional<Error> error;
 };
 

@@ -123,7 +123,6 @@ class BatchDecoder final : public PlainDecoder {
   std::vector<size_t> advanced_;    // requests_ that the batch advances
   std::vector<SequenceInput> batch_;
   std::vector<DecodedToken> decoded_;
-  Scratch<float> logits_;
 };
 
 void BatchDecoder::check(RequestId id, const DecodeRequest& request) const {
@@ -213,11 +212,12 @@ std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
       static_cast<size_t>(std::count_if(batch_.begin(), batch_.end(), [](const SequenceInput& i) {
         return i.logits != LogitsWanted::kNone;
       }));
-  float* const logits = logits_.need(num_wanted * vocab_size);
+  float* const logits = workspace_->logits(num_wanted * vocab_size);
   model_->forward(batch_, cache_, logits, *workspace_, cores_);
 
   for (size_t i = 0; i < batch_.size(); ++i) {
     Request& r = requests_[advanced_[i]];
+    if (workspace_->failure(i) != nullptr) continue;
     r.stored += batch_[i].tokens.size();
     if (keep_prefixes_) cache_.keep_prefix(r.sequence, r.prefix_scope, r.tokens);
   }
@@ -225,8 +225,12 @@ std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
   for (size_t i = 0; i < batch_.size(); ++i) {
     const bool sampled = batch_[i].logits != LogitsWanted::kNone;
     Request& r = requests_[advanced_[i]];
-    if (!fail_for_bad_value(r) && sampled)
+    if (const Error* const error = workspace_->failure(i)) {
+      r.done = true;
+      decoded_.push_back({.request = r.id, .sampled = {}, .last = true, .error = *error});
+    } else if (!fail_for_bad_value(r) && sampled) {
       sample(r, {logits + row * vocab_size, vocab_size});
+    }
     row += sampled;
   }
   return decoded_;

@@ -116,6 +116,14 @@ function draw(room, state) {
     if (state.partition.last_decision) node("div", shares, { class: "muted" }, state.partition.last_decision);
   }
 
+  if (state.workers) {
+    const workers = card(cards, "Worker processes");
+    const ready = state.workers.filter((w) => w.state === "ready").length;
+    node("div", workers, { class: "big" }, `${ready} of ${state.workers.length} ready`);
+    for (const w of state.workers)
+      node("div", workers, { class: "muted" }, `${w.role}: ${w.state}${w.pid ? `, process ${w.pid}` : ""}, replaced ${number(w.restarts)} times`);
+  }
+
   const names = { ttft_ms: "Time to the first token", tpot_ms: "Time per token of an answer", gap_ms: "Gaps between tokens" };
   for (const [key, title] of Object.entries(names)) {
     const latency = state.latency?.[key];

@@ -24,9 +24,9 @@ struct Moving {
 
 // One of the two: a batch of requests and the cores that it computes on.
 struct Loop {
-  Loop(const text::TextModel& model, const std::shared_ptr<text::KvPool>& pool, CoreSet cores,
+  Loop(const text::TextModel& model, const text::TextModel::DecoderOptions& options, CoreSet cores,
        Metrics& metrics, const PromptOrder& order)
-      : Loop(model.make_decoder(cores, {.pool = pool}), model, metrics, order) {}
+      : Loop(model.make_decoder(cores, options), model, metrics, order) {}
 
   void attach(Moving moving) {
     decoder.attach(std::move(moving.request));
@@ -101,7 +101,8 @@ class SemiPdExecutor final : public PartitionedExecutor {
 
   const SemiPdOptions options_;
   Metrics metrics_;
-  CoreShare share_;
+  std::optional<CoreShare> own_share_;  // unless phases have processes of their own
+  CoreShare& share_;
   std::shared_ptr<text::KvPool> pool_;
   WindowRecorder recorder_;
   std::atomic<bool> one_loop_{false};
@@ -179,15 +180,26 @@ SemiPdOptions with_promises(SemiPdOptions options) {
   return options;
 }
 
+text::TextModel::DecoderOptions decoder_options(const SemiPdOptions& options, Phase phase,
+                                                const std::shared_ptr<text::KvPool>& pool) {
+  if (options.isolation == nullptr) return {.pool = pool};
+  return {.pool = pool, .model = options.isolation->model(phase)};
+}
+
 SemiPdExecutor::SemiPdExecutor(const text::TextModel& model, const SemiPdOptions& options)
     : options_(options),
-      share_({.num_cores = options.num_cores}),
-      pool_(model.make_pool(options.kv_tokens)),
+      share_(options.isolation != nullptr
+                 ? options.isolation->share()
+                 : own_share_.emplace(CoreShareOptions{.num_cores = options.num_cores})),
+      pool_(options.isolation != nullptr ? options.isolation->pool()
+                                         : model.make_pool(options.kv_tokens)),
       recorder_(options.controller.slo.percentile),
-      prefill_(model, pool_, share_.cores(Phase::kPrefill), metrics_, options.order),
+      prefill_(model, decoder_options(options, Phase::kPrefill, pool_),
+               share_.cores(Phase::kPrefill), metrics_, options.order),
       chunk_bound_(options.chunk_tokens, options.max_stall_s),
       speeds_(options.promises ? std::optional<PhaseSpeeds>(options.profile) : std::nullopt),
-      decode_(model, pool_, share_.cores(Phase::kDecode), metrics_, options.order) {
+      decode_(model, decoder_options(options, Phase::kDecode, pool_), share_.cores(Phase::kDecode),
+              metrics_, options.order) {
   pool_->make_resident();
   for (Loop* const loop : {&prefill_, &decode_}) {
     loop->batch.on_first_token = [this](const Job& job) { recorder_.first_token(job); };

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "serve/batch.h"
+#include "serve/isolate/isolation.h"
 #include "serve/phase_executor.h"
 #include "serve/semi_pd/partition_controller.h"
 #include "serve/semi_pd/promises.h"
@@ -37,6 +38,8 @@ struct SemiPdOptions {
   // Kept in mind by the loop that does both phases: the controller's, or those of a user who gives
   // an SLO and the partition too. Set by make_semi_pd_executor.
   std::optional<Promises> promises = {};
+  // Computes in processes of its own, with its pool (of kv_tokens) and its shares of the cores.
+  isolate::Isolation* isolation = nullptr;
   // Each decision of the controller, in words. Called from its thread.
   std::function<void(const std::string&)> log = {};
 };
