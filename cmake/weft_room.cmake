@@ -45,7 +45,7 @@ function(weft_room name)
     target_include_directories(weft_${name}_tests PRIVATE ${PROJECT_SOURCE_DIR}/src)
     target_compile_definitions(weft_${name}_tests PRIVATE WEFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     add_test(NAME ${name} COMMAND weft_${name}_tests)
-    set_tests_properties(${name} PROPERTIES TIMEOUT 900)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 1800)  # under TSan, on a busy machine
   endif()
 
   if(WEFT_FUZZ)

@@ -406,7 +406,9 @@ TEST(http, a_thousand_idle_connections_leave_room_for_one_that_asks) {
 
 // Only its head is sent: nobody waits for the rest of it.
 TEST(http, a_body_of_100_megabytes_is_refused_unread) {
-  const Running server;
+  HttpOptions options;
+  options.read_timeout = std::chrono::seconds(1);  // the answer comes when no more of it does
+  const Running server(options);
   const int fd = open_and_send(server.port(),
                                "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
                                "application/json\r\nContent-Length: 104857600\r\n\r\n{");
