@@ -32,6 +32,10 @@ std::vector<size_t> journey(const Exchange& exchange, size_t piece) {
 std::vector<PricedExchange> price_exchanges(const comm::Topology& topology, size_t num_tokens,
                                             bool causal, const AttentionWork& work) {
   const size_t n = topology.num_ranks();
+  if (n > kMaxPricedRanks)
+    fail(ErrorKind::kInvalidInput,
+         "{} ranks: exchanges are planned for {} at most, since their tables grow with the cube",
+         n, kMaxPricedRanks);
   std::vector<PricedExchange> all;
   const auto add = [&](Exchange exchange, bool zigzag, bool is_baseline) {
     const Placement placement{.num_tokens = num_tokens,

@@ -2,6 +2,7 @@
 // best first.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ struct PricedExchange {
       false;  // what the others are compared with: Zigzag-Ring, or Ring for full attention
 };
 
+inline constexpr size_t kMaxPricedRanks = 128;
+
+// kInvalidInput: more than kMaxPricedRanks.
 // Ring and (causal) Zigzag-Ring, direct, TASP, and over several nodes its paths. Among those within
 // 1 % of the fastest, the one with the fewest pieces comes first: fewer messages, same time.
 std::vector<PricedExchange> price_exchanges(const comm::Topology& topology, size_t num_tokens,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "parallel/exchange_choice.h"
 #include "parallel/exchange_cost.h"
 #include "parallel/placement.h"
 #include "parallel/tasp/rings.h"
@@ -195,6 +196,11 @@ TEST(cost, transfers_on_a_full_mesh_take_one_part_in_n_minus_1_of_a_rings) {
     EXPECT_NEAR(ring / tasp.total_s, static_cast<double>(n - 1), 1e-3);
     EXPECT_DOUBLE_EQ(tasp.busiest_wire_bytes, tasp.idlest_wire_bytes);
   }
+}
+
+TEST(cost, too_many_ranks_are_refused_before_their_tables_are_made) {
+  const auto mesh = comm::Topology::one_switch(kMaxPricedRanks + 1, kLink);
+  EXPECT_THROW(price_exchanges(mesh, 1000, true, {}), Error);
 }
 
 TEST(cost, on_a_switch_there_is_nothing_to_gain) {
