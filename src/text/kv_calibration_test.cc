@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "text/long_model.h"
 
 namespace weft::text {
 namespace {
@@ -196,30 +197,6 @@ TEST(kv_calibration, bad_files_are_named) {
   for (const size_t cut : {size_t{0}, size_t{1}, text.size() / 2, text.size() - 3})
     EXPECT_THROW(parse_kv_calibration(text.substr(0, cut), "m.kvq.json"), Error) << cut;
 }
-
-// A model that takes longer texts than it was made for.
-class LongModel final : public models::LanguageModel {
- public:
-  explicit LongModel(const char* path)
-      : model_(models::load_language_model(formats::open_checkpoint(path), CoreSet())),
-        config_(model_->config()) {
-    config_.context_length = 4096;
-  }
-  const models::LanguageModelConfig& config() const override { return config_; }
-  kernels::KvShape kv_shape() const override { return model_->kv_shape(); }
-  size_t weight_bytes() const override { return model_->weight_bytes(); }
-  std::unique_ptr<models::Workspace> make_workspace() const override {
-    return model_->make_workspace();
-  }
-  void forward(std::span<const models::SequenceInput> batch, kernels::KvStore& cache, float* logits,
-               models::Workspace& workspace, const CoreSet& cores) const override {
-    model_->forward(batch, cache, logits, workspace, cores);
-  }
-
- private:
-  std::unique_ptr<models::LanguageModel> model_;
-  models::LanguageModelConfig config_;
-};
 
 TEST(kv_calibration, narrower_sides_cost_more) {
   const LongModel model(kModel);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "formats/checkpoint.h"
 #include "kernels/kv_quant.h"
+#include "text/long_model.h"
 
 namespace weft::text {
 namespace {
@@ -163,30 +164,6 @@ TEST(kv_replay, foreign_formats_round_as_they_say) {
   pages.hadamard = true;
   EXPECT_NEAR(error(pages), 0.0898, 0.003);
 }
-
-// A model that takes longer texts than it was made for.
-class LongModel final : public models::LanguageModel {
- public:
-  explicit LongModel(const char* path)
-      : model_(models::load_language_model(formats::open_checkpoint(path), CoreSet())),
-        config_(model_->config()) {
-    config_.context_length = 4096;
-  }
-  const models::LanguageModelConfig& config() const override { return config_; }
-  kernels::KvShape kv_shape() const override { return model_->kv_shape(); }
-  size_t weight_bytes() const override { return model_->weight_bytes(); }
-  std::unique_ptr<models::Workspace> make_workspace() const override {
-    return model_->make_workspace();
-  }
-  void forward(std::span<const models::SequenceInput> batch, kernels::KvStore& cache, float* logits,
-               models::Workspace& workspace, const CoreSet& cores) const override {
-    model_->forward(batch, cache, logits, workspace, cores);
-  }
-
- private:
-  std::unique_ptr<models::LanguageModel> model_;
-  models::LanguageModelConfig config_;
-};
 
 TEST(kv_replay, exact_caches_agree_with_themselves_and_narrow_ones_less_the_narrower) {
   const LongModel model(WEFT_SOURCE_DIR "/tests/data/parity/llama3_tied");
