@@ -8,6 +8,7 @@
 #include "kernels/isa.h"
 #include "kernels/panel_layout.h"
 #include "kernels/targets.h"
+#include "kernels/tiled_product.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/linear.cc"
@@ -59,29 +60,41 @@ Grid cut(const Linear& weight, size_t num_tiles, size_t cores) {
   return grid;
 }
 
-void multiply_piece(const LinearCall& call, const Activations& x, const Grid& grid, size_t piece) {
+// The row tiles [first_tile, end_tile) times `num_outputs` outputs from a panel's first on.
+void multiply_tiles(const LinearCall& call, const Activations& x, size_t first_tile,
+                    size_t end_tile, size_t first_panel, size_t num_outputs) {
   const Linear& weight = *call.weight;
   const auto& kernels = tile_kernels().multiply[static_cast<size_t>(weight.dtype())];
-  const size_t first_panel = piece % grid.panel_pieces * grid.panels_per_piece;
-  const size_t num_panels = std::min(grid.panels_per_piece, weight.num_panels() - first_panel);
-  const size_t first_output = first_panel * kPanelOutputs;
-  const size_t first_tile = piece / grid.panel_pieces * grid.tiles_per_piece;
-  const size_t end_tile = std::min(first_tile + grid.tiles_per_piece, num_row_tiles(x.num_rows()));
+  const size_t first_row = row_tile(x.num_rows(), first_tile).first_row;
   for (size_t t = first_tile; t < end_tile; ++t) {
     const RowTile tile = row_tile(x.num_rows(), t);
     kernels[std::countr_zero(tile.num_rows)]({
         .panels = weight.panel(first_panel),
         .panel_bytes = panel_bytes(weight.dtype(), weight.in_features()),
-        .num_panels = num_panels,
-        .num_outputs = std::min(num_panels * kPanelOutputs, weight.out_features() - first_output),
+        .num_panels = (num_outputs + kPanelOutputs - 1) / kPanelOutputs,
+        .num_outputs = num_outputs,
         .in_features = weight.in_features(),
         .x = x.tile(weight.activation_kind(), tile.first_row),
-        .out = call.out + tile.first_row * call.out_stride + first_output,
+        .out = call.out + (tile.first_row - first_row) * call.out_stride,
         .out_stride = call.out_stride,
-        .bias = call.bias == nullptr ? nullptr : call.bias + first_output,
+        .bias = call.bias,
         .accumulate = call.accumulate,
     });
   }
+}
+
+void multiply_piece(const LinearCall& call, const Activations& x, const Grid& grid, size_t piece) {
+  const Linear& weight = *call.weight;
+  const size_t first_panel = piece % grid.panel_pieces * grid.panels_per_piece;
+  const size_t first_output = first_panel * kPanelOutputs;
+  const size_t first_tile = piece / grid.panel_pieces * grid.tiles_per_piece;
+  const size_t end_tile = std::min(first_tile + grid.tiles_per_piece, num_row_tiles(x.num_rows()));
+  LinearCall part = call;
+  part.out += row_tile(x.num_rows(), first_tile).first_row * call.out_stride + first_output;
+  if (part.bias != nullptr) part.bias += first_output;
+  multiply_tiles(
+      part, x, first_tile, end_tile, first_panel,
+      std::min(grid.panels_per_piece * kPanelOutputs, weight.out_features() - first_output));
 }
 
 // Bytes of one row in a tile.
@@ -172,6 +185,22 @@ void multiply(std::span<const LinearCall> calls, Activations& x, const CoreSet& 
       multiply_piece(calls[c], x, grids[c], piece - first_piece[c]);
     }
   });
+}
+
+ProductTiling preferred_tiling(const Linear& weight, size_t num_rows, size_t cores) {
+  const Grid grid = cut(weight, num_row_tiles(num_rows), cores);
+  return {grid.tiles_per_piece * 8, grid.panels_per_piece * kPanelOutputs};
+}
+
+void multiply_tile(const Linear& weight, const Activations& x, const ProductTile& tile, float* out,
+                   size_t out_stride) {
+  WEFT_DCHECK(tile.first_row % 8 == 0 && tile.first_output % kPanelOutputs == 0);
+  const size_t first_tile = tile.first_row / 8;
+  size_t end_tile = first_tile;
+  for (size_t row = tile.first_row; row < tile.first_row + tile.num_rows; ++end_tile)
+    row += row_tile(x.num_rows(), end_tile).num_rows;
+  multiply_tiles({.weight = &weight, .out = out, .out_stride = out_stride}, x, first_tile, end_tile,
+                 tile.first_output / kPanelOutputs, tile.num_outputs);
 }
 
 }  // namespace weft::kernels

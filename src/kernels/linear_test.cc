@@ -10,6 +10,7 @@
 #include "kernels/isa.h"
 #include "kernels/panel_layout.h"
 #include "kernels/quantize.h"
+#include "kernels/tiled_product.h"
 
 namespace weft::kernels {
 namespace {
@@ -234,6 +235,38 @@ TEST_P(ForEachIsa, a_row_computes_the_same_wherever_it_is_packed) {
               ASSERT_EQ(y[r * size + i], full[r * kOut + rows[i]])
                   << name(type) << ": " << size << " rows, output " << i << ", " << cores
                   << " cores";
+        }
+      }
+    }
+  }
+}
+
+// FlashOverlap's oracle: whatever the tiles, each holds what the whole product has there.
+TEST_P(ForEachIsa, tiles_are_parts_of_the_product) {
+  constexpr size_t kIn = 256, kOut = 83;
+  for (const DType type : kWeightTypes) {
+    const Matrix m = random_matrix(type, kOut, kIn, 89);
+    const Linear weight = Linear::pack(m.view, CoreSet());
+    for (const size_t num_rows : {1, 7, 8, 21, 64, 67}) {
+      const std::vector<float> x = random_values(num_rows * kIn, 97);
+      const std::vector<float> y = product(weight, x.data(), num_rows, CoreSet());
+      Activations activations;
+      activations.set(x.data(), num_rows, kIn, kIn);
+      activations.prepare(weight.activation_kind(), CoreSet());
+      for (const auto& [tile_rows, tile_outputs] :
+           {std::pair<size_t, size_t>{8, 16}, {24, 48}, {64, 96}}) {
+        for (size_t row = 0; row < num_rows; row += tile_rows) {
+          for (size_t output = 0; output < kOut; output += tile_outputs) {
+            const ProductTile tile{row, std::min(tile_rows, num_rows - row), output,
+                                   std::min(tile_outputs, kOut - output)};
+            std::vector<float> out(tile.num_rows * tile.num_outputs + 1, -7.0f);
+            multiply_tile(weight, activations, tile, out.data(), tile.num_outputs);
+            for (size_t r = 0; r < tile.num_rows; ++r)
+              for (size_t o = 0; o < tile.num_outputs; ++o)
+                ASSERT_EQ(out[r * tile.num_outputs + o], y[(row + r) * kOut + output + o])
+                    << name(type) << ": row " << row + r << ", output " << output + o;
+            ASSERT_EQ(out.back(), -7.0f) << "wrote past the tile";
+          }
         }
       }
     }
