@@ -29,16 +29,16 @@ std::string contents(std::FILE* file) {
   return text;
 }
 
-[[noreturn]] void become_weft(const std::vector<std::string>& arguments,
-                              const std::vector<std::string>& environment) {
+[[noreturn]] void become(const std::string& program, const std::vector<std::string>& arguments,
+                         const std::vector<std::string>& environment) {
   for (const std::string& line : environment) {
     const size_t equals = line.find('=');
     setenv(line.substr(0, equals).c_str(), line.substr(equals + 1).c_str(), 1);
   }
-  std::vector<char*> argv = {const_cast<char*>("weft")};
+  std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  execv(WEFT_PROGRAM, argv.data());
+  execv(program.c_str(), argv.data());
   _exit(127);
 }
 
@@ -46,6 +46,11 @@ std::string contents(std::FILE* file) {
 
 Finished run_weft(const std::vector<std::string>& arguments, std::string_view input,
                   const std::vector<std::string>& environment) {
+  return run_program(WEFT_PROGRAM, arguments, input, environment);
+}
+
+Finished run_program(const std::string& program, const std::vector<std::string>& arguments,
+                     std::string_view input, const std::vector<std::string>& environment) {
   const File in = temporary_file(), out = temporary_file(), err = temporary_file();
   std::fwrite(input.data(), 1, input.size(), in.get());
   std::rewind(in.get());
@@ -56,7 +61,7 @@ Finished run_weft(const std::vector<std::string>& arguments, std::string_view in
     dup2(fileno(in.get()), STDIN_FILENO);
     dup2(fileno(out.get()), STDOUT_FILENO);
     dup2(fileno(err.get()), STDERR_FILENO);
-    become_weft(arguments, environment);
+    become(program, arguments, environment);
   }
   int status = 0;
   WEFT_ASSERT(waitpid(pid, &status, 0) == pid);

@@ -16,5 +16,8 @@ struct Finished {
 // "NAME=value" lines to ours.
 Finished run_weft(const std::vector<std::string>& arguments, std::string_view input = "",
                   const std::vector<std::string>& environment = {});
+// The same of any program, by its path.
+Finished run_program(const std::string& program, const std::vector<std::string>& arguments,
+                     std::string_view input = "", const std::vector<std::string>& environment = {});
 
 }  // namespace weft::tests

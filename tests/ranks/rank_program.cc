@@ -1,0 +1,118 @@
+// One rank of a job that ranks_test.cc starts under mpirun: what it does is its first argument.
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "comm/handshake.h"
+#include "comm/mpi_transport.h"
+
+namespace {
+
+using namespace weft;
+using comm::Communicator;
+
+std::vector<float> values_of(size_t rank, size_t count) {
+  std::vector<float> out(count);
+  for (size_t i = 0; i < count; ++i)
+    out[i] = 1.0f / static_cast<float>(1 + (i * 31 + rank * 17) % 1013);
+  return out;
+}
+
+void expect(bool holds, const char* what) {
+  if (!holds) fail(ErrorKind::kInvalidInput, "wrong: {}", what);
+}
+
+// Sums of all lengths, and messages from everybody to everybody at once, larger than any eager
+// limit.
+void exchange(const Communicator& ranks) {
+  const size_t n = ranks.size(), me = ranks.rank();
+  for (const size_t count : {size_t{1}, size_t{576}, size_t{100'003}}) {
+    std::vector<float> mine = values_of(me, count), sum = values_of(0, count);
+    for (size_t r = 1; r < n; ++r) {
+      const std::vector<float> other = values_of(r, count);
+      for (size_t i = 0; i < count; ++i) sum[i] += other[i];
+    }
+    ranks.all_reduce(mine);
+    expect(mine == sum, "all-reduce");
+  }
+  constexpr size_t kCount = 300'000;
+  std::vector<std::vector<float>> in(n, std::vector<float>(kCount)), out(n);
+  std::vector<comm::Request> requests;
+  for (size_t r = 0; r < n; ++r)
+    if (r != me)
+      requests.push_back(ranks.ireceive(comm::writable_bytes_of(std::span(in[r])), r, 7));
+  for (size_t r = 0; r < n; ++r) {
+    if (r == me) continue;
+    out[r] = values_of(me * n + r, kCount);
+    requests.push_back(ranks.isend(comm::bytes_of(std::span<const float>(out[r])), r, 7));
+  }
+  for (comm::Request& request : requests) request.wait();
+  for (size_t r = 0; r < n; ++r)
+    expect(r == me || in[r] == values_of(r * n + me, kCount), "all-to-all of messages");
+  ranks.barrier();
+}
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+// Rank 1 dies, stops or throws; the others wait for it.
+void lose_rank_1(const Communicator& ranks, int signal) {
+  ranks.barrier();
+  if (ranks.rank() == 1) {
+    if (signal == 0) fail(ErrorKind::kIo, "its disk is full");
+    raise(signal);
+  }
+  std::vector<float> values(10);
+  ranks.all_reduce(values);
+}
+
+void run(const std::string& what, const Communicator& ranks) {
+  if (what == "exchange") exchange(ranks);
+  if (what == "killed") lose_rank_1(ranks, SIGKILL);
+  if (what == "stopped") lose_rank_1(ranks, SIGSTOP);
+  if (what == "throws") lose_rank_1(ranks, 0);
+  if (what == "handshake")
+    comm::shake_hands(ranks, {"1", ranks.rank() == 1 ? "b.gguf" : "a.gguf", "tensor"});
+  if (what == "idle") {  // two seconds of waiting for a message that comes at last
+    const double before = cpu_seconds();
+    std::byte byte{};
+    comm::Request request;
+    if (ranks.rank() == 1) request = ranks.ireceive({&byte, 1}, 0, 1);
+    sleep(2);
+    const double used = cpu_seconds() - before;
+    if (ranks.rank() == 0) ranks.send({&byte, 1}, 1, 1);
+    request.wait();
+    std::printf("rank %zu used %.3f s\n", ranks.rank(), used);
+    ranks.barrier();
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::unique_ptr<comm::MpiJob> job;
+  try {
+    job = comm::MpiJob::join({.silence = std::chrono::seconds(3)});
+    run(argc > 1 ? argv[1] : "", job->ranks());
+    std::printf("rank %zu is done\n", job->ranks().rank());
+    return 0;
+  } catch (const Error& error) {
+    std::fprintf(stderr, "rank %zu: %s\n", job ? job->ranks().rank() : 0, error.what());
+    std::fflush(stderr);
+    if (job) job->end_job(exit_code(error.kind()));
+    return exit_code(error.kind());
+  }
+}
