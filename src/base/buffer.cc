@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/shared_memory.h"
 
 namespace weft {
 
@@ -50,15 +51,38 @@ Buffer::~Buffer() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
+void Buffer::protect() {
+  if (data_ != nullptr) WEFT_ASSERT(mprotect(data_, bytes_, PROT_READ) == 0);
+}
+
+Arena::Arena(const char* what, SharedMemory& memory, size_t chunk_bytes)
+    : what_(what), chunk_bytes_(chunk_bytes), memory_(&memory), filled_(memory.is_sealed()) {}
+
+Buffer Arena::next_chunk(size_t bytes) {
+  if (memory_ == nullptr) return Buffer(bytes, what_);
+  Buffer chunk =
+      filled_ ? memory_->map(offset_, bytes, SharedMemory::Access::kRead) : memory_->append(bytes);
+  offset_ += chunk.bytes();
+  return chunk;
+}
+
 std::shared_ptr<uint8_t> Arena::take(size_t bytes) {
   const size_t rounded = (bytes + 63) / 64 * 64;
   if (chunk_ == nullptr || rounded > chunk_->bytes() - used_) {
-    chunk_ = std::make_shared<Buffer>(std::max(rounded, chunk_bytes_), what_);
+    chunk_ = std::make_shared<Buffer>(next_chunk(std::max(rounded, chunk_bytes_)));
     used_ = 0;
+    if (memory_ != nullptr) chunks_.push_back(chunk_);
   }
   uint8_t* const block = chunk_->data() + used_;
   used_ += rounded;
   return {chunk_, block};
+}
+
+void Arena::seal() {
+  WEFT_ASSERT(memory_ != nullptr && !filled_);
+  for (const auto& chunk : chunks_)
+    if (const auto mapped = chunk.lock()) mapped->protect();
+  memory_->seal();
 }
 
 }  // namespace weft

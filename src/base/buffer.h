@@ -6,8 +6,11 @@
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
 namespace weft {
+
+class SharedMemory;
 
 // Zero-filled on first touch (the kernel gives zero pages); memory is only resident once touched.
 // Throws kOutOfResources, naming `what` and the size, when the system refuses.
@@ -26,6 +29,8 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
+  void protect();  // from now on a store into it faults
+
   size_t bytes() const { return bytes_; }
   uint8_t* data() { return data_; }
   const uint8_t* data() const { return data_; }
@@ -39,6 +44,8 @@ class Buffer {
   }
 
  private:
+  friend class SharedMemory;
+  Buffer(uint8_t* mapped, size_t bytes) : data_(mapped), bytes_(bytes) {}
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
 };
@@ -50,11 +57,25 @@ class Arena {
   // `chunk_bytes`: of a Buffer, or more where a block is larger.
   explicit Arena(const char* what, size_t chunk_bytes = size_t{64} << 20)
       : what_(what), chunk_bytes_(chunk_bytes) {}
+  // In memory that other processes map, which outlives the arena. Where it is sealed, the blocks
+  // are those of the arena that filled it, if they are taken in the same order with the same sizes.
+  Arena(const char* what, SharedMemory& memory, size_t chunk_bytes = size_t{64} << 20);
+
   std::shared_ptr<uint8_t> take(size_t bytes);  // 64-byte aligned, zeros; kOutOfResources
+  // The blocks hold what another process has put there: they can only be read.
+  bool is_filled() const { return filled_; }
+  // Shared memory: a store into any block faults from now on, in every process.
+  void seal();
 
  private:
+  Buffer next_chunk(size_t bytes);
+
   const char* what_;
   size_t chunk_bytes_;
+  SharedMemory* memory_ = nullptr;
+  bool filled_ = false;
+  size_t offset_ = 0;                          // in memory_, of the next chunk
+  std::vector<std::weak_ptr<Buffer>> chunks_;  // of memory_
   std::shared_ptr<Buffer> chunk_;
   size_t used_ = 0;
 };

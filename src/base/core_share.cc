@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <thread>
 #include <utility>
 
@@ -42,28 +43,48 @@ std::vector<int> allowed_cpus() {
 
 }  // namespace
 
+size_t CoreShare::shared_bytes(size_t num_cores) {
+  return sizeof(Shared) + num_cores * (sizeof(Core) + 2 * sizeof(Seat));
+}
+
 CoreShare::CoreShare(CoreShareOptions options)
     : num_cores_(options.num_cores),
       options_(std::move(options)),
-      cores_(std::make_unique<Core[]>(num_cores_)),
-      border_(Border{0, static_cast<uint32_t>(num_cores_)}) {
+      own_memory_(options_.memory == nullptr ? shared_bytes(num_cores_) : 0, "the cores' shares"),
+      shared_(reinterpret_cast<Shared*>(options_.memory == nullptr ? own_memory_.data()
+                                                                   : options_.memory)),
+      cores_(reinterpret_cast<Core*>(shared_ + 1)),
+      seats_(reinterpret_cast<Seat*>(cores_ + num_cores_)) {
+  WEFT_ASSERT((options_.memory == nullptr) == (options_.role == CoreShareRole::kWhole));
   if (num_cores_ == 0) fail(ErrorKind::kInvalidInput, "phases need at least 1 core to share");
   if (options_.slice.count() <= 0)
     fail(ErrorKind::kInvalidInput, "a slice of {} ns; it must be positive", options_.slice.count());
   if (options_.pin) cpus_ = allowed_cpus();
   if (cpus_.size() < num_cores_) cpus_.clear();
-  for (size_t core = 0; core < num_cores_; ++core)
-    cores_[core].last.store(core == 0 ? 0 : 1, std::memory_order_relaxed);
-  partition_ = {.prefill_cores = std::max<size_t>(1, num_cores_ / 2),
-                .decode_cores = (num_cores_ + 1) / 2};
-  balance_ns_ = -static_cast<double>(options_.slice.count());  // decode first
+  if (options_.role == CoreShareRole::kWhole || options_.role == CoreShareRole::kFront) set_up();
   for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
     crews_[static_cast<size_t>(phase)] = std::make_unique<PhaseCrew>(*this, phase);
-  for (auto& crew : crews_) crew->start();
+  if (options_.role == CoreShareRole::kWhole || options_.role == CoreShareRole::kPrefill)
+    crew(Phase::kPrefill).start();
+  if (options_.role == CoreShareRole::kWhole || options_.role == CoreShareRole::kDecode)
+    crew(Phase::kDecode).start();
+}
+
+void CoreShare::set_up() {
+  new (shared_) Shared;
+  std::uninitialized_default_construct_n(cores_, num_cores_);
+  std::uninitialized_default_construct_n(seats_, 2 * num_cores_);
+  shared_->border.store({0, static_cast<uint32_t>(num_cores_)});
+  for (size_t core = 0; core < num_cores_; ++core)
+    cores_[core].last.store(core == 0 ? 0 : 1, std::memory_order_relaxed);
+  shared_->partition = {.prefill_cores = std::max<size_t>(1, num_cores_ / 2),
+                        .decode_cores = (num_cores_ + 1) / 2};
+  shared_->balance_ns = -static_cast<double>(options_.slice.count());  // decode first
 }
 
 CoreShare::~CoreShare() {
-  WEFT_ASSERT(!running_[0] && !running_[1]);
+  if (options_.role == CoreShareRole::kWhole || options_.role == CoreShareRole::kFront)
+    WEFT_ASSERT(!shared_->running[0] && !shared_->running[1]);
   stop_.store(true);
   for (auto& crew : crews_) crew.reset();
 }
@@ -81,20 +102,20 @@ void CoreShare::apply(const CorePartition& partition) {
   const double duty = partition.prefill_duty.value_or(0);
   if (!(duty >= 0 && duty <= 1))
     fail(ErrorKind::kInvalidInput, "a duty of {} for prefill, expected 0 to 1", duty);
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(shared_->mutex);
   charge();
-  partition_ = partition;
+  shared_->partition = partition;
   choose_turn();
   draw_border();
 }
 
 CorePartition CoreShare::partition() const {
-  const std::lock_guard lock(mutex_);
-  return partition_;
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->partition;
 }
 
 bool CoreShare::settled() const {
-  const Border border = border_.load();
+  const Border border = shared_->border.load();
   for (size_t core = 0; core < num_cores_; ++core)
     for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
       if ((cores_[core].holders.load() & bit(phase)) != 0 && !border.gives(phase, core))
@@ -103,8 +124,8 @@ bool CoreShare::settled() const {
 }
 
 void CoreShare::set_prefill_turn(std::chrono::nanoseconds turn) {
-  const std::lock_guard lock(mutex_);
-  prefill_turn_ = turn;
+  const std::lock_guard lock(shared_->mutex);
+  shared_->prefill_turn = turn;
 }
 
 void CoreShare::pin(std::thread::native_handle_type thread, size_t core) const {
@@ -115,58 +136,61 @@ void CoreShare::pin(std::thread::native_handle_type thread, size_t core) const {
   pthread_setaffinity_np(thread, sizeof set, &set);  // refused: the system places the thread
 }
 
-void CoreShare::pin_driver(Phase phase) const { pin(pthread_self(), crew(phase).home_); }
+void CoreShare::pin_driver(Phase phase) const { pin(pthread_self(), home(phase)); }
 
 // ---- who may use what: all under mutex_
 
 bool CoreShare::takes_turns() const {
   return runs(Phase::kPrefill) && runs(Phase::kDecode) &&
-         (partition_.by_steps || partition_.prefill_duty.has_value()) &&
-         partition_.prefill_cores + partition_.decode_cores > num_cores_;
+         (shared_->partition.by_steps || shared_->partition.prefill_duty.has_value()) &&
+         shared_->partition.prefill_cores + shared_->partition.decode_cores > num_cores_;
 }
 
 // A token bucket: while both want the common cores, prefill earns `duty` of the time that passes
 // and pays for the time it has them. Time in which one phase ran alone is lent, not counted.
 void CoreShare::charge() {
   const auto now = options_.now ? options_.now() : steady_now();
-  const auto passed = static_cast<double>((now - charged_until_).count());
-  charged_until_ = now;
-  if (!takes_turns() || partition_.by_steps || !(passed > 0)) return;
-  const double duty = *partition_.prefill_duty, slice = static_cast<double>(options_.slice.count());
-  balance_ns_ += passed * (turn_ == Phase::kPrefill ? duty - 1 : duty);
-  balance_ns_ = std::clamp(balance_ns_, -slice, slice);
+  const auto passed = static_cast<double>((now - shared_->charged_until).count());
+  shared_->charged_until = now;
+  if (!takes_turns() || shared_->partition.by_steps || !(passed > 0)) return;
+  const double duty = *shared_->partition.prefill_duty,
+               slice = static_cast<double>(options_.slice.count());
+  shared_->balance_ns += passed * (shared_->turn == Phase::kPrefill ? duty - 1 : duty);
+  shared_->balance_ns = std::clamp(shared_->balance_ns, -slice, slice);
 }
 
 void CoreShare::choose_turn() {
   const double slice = static_cast<double>(options_.slice.count());
   if (runs(Phase::kPrefill) != runs(Phase::kDecode)) {
-    turn_ = runs(Phase::kPrefill) ? Phase::kPrefill : Phase::kDecode;
-    turn_began_ = charged_until_ - prefill_turn_;  // whoever else comes has waited enough
-  } else if (partition_.by_steps) {
-    const auto had = charged_until_ - turn_began_;  // negative: the clock jumped
-    if (turn_ == Phase::kPrefill && (had >= prefill_turn_ || had.count() < 0)) turn_ = Phase::kDecode;
-  } else if (turn_ == Phase::kPrefill && balance_ns_ <= -slice) {
-    turn_ = Phase::kDecode;
-  } else if (turn_ == Phase::kDecode && balance_ns_ >= slice) {
-    turn_ = Phase::kPrefill;
+    shared_->turn = runs(Phase::kPrefill) ? Phase::kPrefill : Phase::kDecode;
+    shared_->turn_began =
+        shared_->charged_until - shared_->prefill_turn;  // whoever else comes has waited enough
+  } else if (shared_->partition.by_steps) {
+    const auto had = shared_->charged_until - shared_->turn_began;  // negative: the clock jumped
+    if (shared_->turn == Phase::kPrefill && (had >= shared_->prefill_turn || had.count() < 0))
+      shared_->turn = Phase::kDecode;
+  } else if (shared_->turn == Phase::kPrefill && shared_->balance_ns <= -slice) {
+    shared_->turn = Phase::kDecode;
+  } else if (shared_->turn == Phase::kDecode && shared_->balance_ns >= slice) {
+    shared_->turn = Phase::kPrefill;
   }
 }
 
 void CoreShare::draw_border() {
   const auto end = static_cast<uint32_t>(num_cores_);
-  const auto prefill_end = static_cast<uint32_t>(partition_.prefill_cores);
-  const auto decode_begin = static_cast<uint32_t>(num_cores_ - partition_.decode_cores);
+  const auto prefill_end = static_cast<uint32_t>(shared_->partition.prefill_cores);
+  const auto decode_begin = static_cast<uint32_t>(num_cores_ - shared_->partition.decode_cores);
   const bool prefill = runs(Phase::kPrefill), decode = runs(Phase::kDecode);
   Border border{prefill_end, decode_begin};  // apart, or both at once on what is common
   if (takes_turns()) {
-    const uint32_t at = turn_ == Phase::kPrefill ? prefill_end : decode_begin;
+    const uint32_t at = shared_->turn == Phase::kPrefill ? prefill_end : decode_begin;
     border = {at, at};
   } else if (!prefill || !decode) {
-    border.prefill_end = !prefill ? 0 : partition_.lend ? end : prefill_end;
-    border.decode_begin = !decode ? end : partition_.lend ? 0 : decode_begin;
+    border.prefill_end = !prefill ? 0 : shared_->partition.lend ? end : prefill_end;
+    border.decode_begin = !decode ? end : shared_->partition.lend ? 0 : decode_begin;
   }
-  taking_turns_.store(takes_turns(), std::memory_order_relaxed);
-  const Border before = border_.exchange(border);
+  shared_->taking_turns.store(takes_turns(), std::memory_order_relaxed);
+  const Border before = shared_->border.exchange(border);
   for (size_t core = 0; core < num_cores_; ++core)
     for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
       if (border.gives(phase, core) && !before.gives(phase, core)) invite(phase, core);
@@ -174,65 +198,63 @@ void CoreShare::draw_border() {
 
 void CoreShare::enter(Phase phase) {
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(shared_->mutex);
     WEFT_ASSERT(!runs(phase));  // one driver at a time
     charge();
-    running_[static_cast<size_t>(phase)] = true;
+    shared_->running[static_cast<size_t>(phase)] = true;
     choose_turn();
     draw_border();
   }
-  hold(phase, crew(phase).home_);
+  hold(phase, home(phase));
 }
 
 void CoreShare::leave(Phase phase) {
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(shared_->mutex);
     charge();
-    running_[static_cast<size_t>(phase)] = false;
+    shared_->running[static_cast<size_t>(phase)] = false;
     choose_turn();
     draw_border();
   }
-  let_go(phase, crew(phase).home_);
+  let_go(phase, home(phase));
 }
 
 // The driver of the phase whose turn it is runs, so one of the two drivers always looks.
 void CoreShare::watch_duty() {
-  if (!taking_turns_.load(std::memory_order_relaxed)) return;
-  const std::lock_guard lock(mutex_);
+  if (!shared_->taking_turns.load(std::memory_order_relaxed)) return;
+  const std::lock_guard lock(shared_->mutex);
   charge();
-  const Phase before = turn_;
+  const Phase before = shared_->turn;
   choose_turn();
-  if (turn_ != before) draw_border();
+  if (shared_->turn != before) draw_border();
 }
 
 void CoreShare::offer_turn(Phase phase) {
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(shared_->mutex);
     charge();
-    if (takes_turns() && turn_ == phase) {
+    if (takes_turns() && shared_->turn == phase) {
       // Worth it if the other's turn would last a quarter of a slice before it has to give back.
       const double slice = static_cast<double>(options_.slice.count());
-      const double duty = partition_.prefill_duty.value_or(0);
-      const bool due = partition_.by_steps       ? true
-                       : phase == Phase::kDecode ? balance_ns_ + slice >= (1 - duty) * slice / 4
-                                               : slice - balance_ns_ >= duty * slice / 4;
+      const double duty = shared_->partition.prefill_duty.value_or(0);
+      const bool due = shared_->partition.by_steps ? true
+                       : phase == Phase::kDecode
+                           ? shared_->balance_ns + slice >= (1 - duty) * slice / 4
+                           : slice - shared_->balance_ns >= duty * slice / 4;
       if (due) {
-        turn_ = other(phase);
-        turn_began_ = charged_until_;
+        shared_->turn = other(phase);
+        shared_->turn_began = shared_->charged_until;
         draw_border();
       }
     }
   }
-  const size_t home = crew(phase).home_;
-  if (gives(phase, home)) return;
-  let_go(phase, home);
-  hold(phase, home);
+  if (!gives(phase, home(phase))) retake(phase);
 }
 
 // ---- holding cores: lock-free
 
 bool CoreShare::try_hold(Phase phase, size_t core) {
-  const Border border = border_.load();
+  const Border border = shared_->border.load();
   if (!border.gives(phase, core)) return false;
   Core& c = cores_[core];
   if (border.gives(other(phase), core)) {
@@ -244,18 +266,19 @@ bool CoreShare::try_hold(Phase phase, size_t core) {
   const auto self = static_cast<uint8_t>(phase);
   if (c.last.load(std::memory_order_relaxed) != self) {
     c.last.store(self, std::memory_order_relaxed);
-    core_moves_.fetch_add(1, std::memory_order_relaxed);
+    shared_->core_moves.fetch_add(1, std::memory_order_relaxed);
   }
   return true;
 }
 
 // Never spins: the other phase's thread of this core may be computing on it.
 void CoreShare::hold(Phase phase, size_t core) {
-  std::atomic<uint32_t>& signal = crew(phase).seats_[core].signal;
+  SharedSignal& signal = this->signal(phase, core);
   while (true) {
     const uint32_t seen = signal.load();
     if (try_hold(phase, core)) return;
-    signal.wait(seen);
+    signal.wait(seen, std::chrono::milliseconds(200));
+    if (options_.beat != nullptr) options_.beat->fetch_add(1, std::memory_order_relaxed);
   }
 }
 
@@ -267,43 +290,55 @@ void CoreShare::let_go(Phase phase, size_t core) {
 // Wakes the phase's thread of this core if it could do something there.
 void CoreShare::invite(Phase phase, size_t core) {
   if ((cores_[core].holders.load() & bit(other(phase))) != 0 && !gives(other(phase), core)) return;
-  PhaseCrew& invited = crew(phase);
-  if (core == invited.home_ || (invited.gate_.load() & PhaseCrew::kOpen) != 0) invited.wake(core);
+  if (core == home(phase) || (gate(phase).load() & PhaseCrew::kOpen) != 0) wake(phase, core);
+}
+
+// ---- a phase's process has died
+
+void CoreShare::evict(Phase phase) {
+  gate(phase).store(0);
+  for (size_t core = 0; core < num_cores_; ++core) {
+    if (core == home(phase)) continue;  // the front's driver sleeps there, or holds it
+    signal(phase, core).sleepers.store(0);
+    let_go(phase, core);
+  }
+  // It may have died while it moved the border.
+  const std::lock_guard lock(shared_->mutex);
+  charge();
+  choose_turn();
+  draw_border();
+}
+
+void CoreShare::retake(Phase phase) {
+  let_go(phase, home(phase));
+  hold(phase, home(phase));
 }
 
 // ---- the threads of one phase
 
 PhaseCrew::PhaseCrew(CoreShare& share, Phase phase)
-    : share_(share),
-      phase_(phase),
-      home_(phase == Phase::kPrefill ? 0 : share.size() - 1),
-      seats_(std::make_unique<Seat[]>(share.size())) {}
+    : share_(share), phase_(phase), home_(share.home(phase)), gate_(share.gate(phase)) {}
 
 void PhaseCrew::start() {
   for (size_t core = 0; core < share_.size(); ++core) {
     if (core == home_) continue;
-    seats_[core].thread = std::thread([this, core] { work(core); });
-    share_.pin(seats_[core].thread.native_handle(), core);
+    threads_.emplace_back([this, core] { work(core); });
+    share_.pin(threads_.back().native_handle(), core);
   }
 }
 
 PhaseCrew::~PhaseCrew() {
-  for (size_t core = 0; core < share_.size(); ++core) {
-    if (!seats_[core].thread.joinable()) continue;
-    wake(core);
-    seats_[core].thread.join();
-  }
-}
-
-void PhaseCrew::wake(size_t core) {
-  seats_[core].signal.fetch_add(1);
-  seats_[core].signal.notify_one();
+  if (threads_.empty()) return;
+  for (size_t core = 0; core < share_.size(); ++core)
+    if (core != home_) share_.wake(phase_, core);
+  for (std::thread& thread : threads_) thread.join();
 }
 
 void PhaseCrew::work(size_t core) {
   uint32_t finished = 0;  // number of the last job that this worker saw without pieces
   while (true) {
-    const uint32_t seen = seats_[core].signal.load();
+    SharedSignal& signal = share_.signal(phase_, core);
+    const uint32_t seen = signal.load();
     if (share_.stop_.load()) return;
     if (has_job(finished) && share_.try_hold(phase_, core)) {
       while (help(core, finished) && await_job(core, finished)) {
@@ -311,7 +346,7 @@ void PhaseCrew::work(size_t core) {
       share_.let_go(phase_, core);
       continue;
     }
-    seats_[core].signal.wait(seen);
+    signal.wait(seen);
   }
 }
 
@@ -363,7 +398,7 @@ bool PhaseCrew::take_pieces(size_t core) {
 
 void PhaseCrew::run(size_t n, size_t grain, CoreSet::Call call, void* context) {
   // Written by this thread alone, so read without the mutex.
-  WEFT_ASSERT(share_.running_[static_cast<size_t>(phase_)]);
+  WEFT_ASSERT(share_.shared_->running[static_cast<size_t>(phase_)]);
   call_ = call;
   context_ = context;
   n_ = n;
@@ -377,7 +412,7 @@ void PhaseCrew::run(size_t n, size_t grain, CoreSet::Call call, void* context) {
     for (size_t i = 1; i < share_.size() && wanted != 0; ++i) {
       const size_t core = home_ == 0 ? i : home_ - i;
       if (!share_.gives(phase_, core)) continue;  // invited when the border moves
-      wake(core);
+      share_.wake(phase_, core);
       --wanted;
     }
   }

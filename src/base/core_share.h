@@ -14,6 +14,12 @@
 // from its beginning to its end; `prefill_duty` is prefill's share of the time.
 //
 // What a piece computes does not depend on who computes it, so neither do results.
+//
+// The phases may compute in processes of their own: borders, turns, holders and the sleepers'
+// signals then live in memory that all map. The front process drives both phases (Running) and has
+// no workers; while it waits for a phase's process, that one's main thread drives, and its workers
+// help. A core changes hands between processes as it does between threads. When a phase's process
+// dies, the front takes back what it held (evict).
 #pragma once
 
 #include <atomic>
@@ -28,6 +34,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/buffer.h"
+#include "base/shared_sync.h"
 #include "base/thread_pool.h"
 
 namespace weft {
@@ -50,6 +58,9 @@ struct CorePartition {
   bool operator==(const CorePartition&) const = default;
 };
 
+// Which part of a CoreShare this process has. The front's is made first.
+enum class CoreShareRole : uint8_t { kWhole, kFront, kPrefill, kDecode };
+
 struct CoreShareOptions {
   size_t num_cores = 1;
   bool pin = true;  // workers to one CPU each of the caller's affinity mask, where it has enough
@@ -57,12 +68,18 @@ struct CoreShareOptions {
   // 2 ms is half a decode step of a small model, and a thousand times what a turn costs.
   std::chrono::nanoseconds slice = std::chrono::milliseconds(2);
   std::function<std::chrono::nanoseconds()> now = {};  // the steady clock if none
+  CoreShareRole role = CoreShareRole::kWhole;
+  // For the other roles: CoreShare::shared_bytes() of shared memory, zeros for the front's.
+  uint8_t* memory = nullptr;
+  // Goes up five times a second while a driver waits for its core: the sign that it lives.
+  std::atomic<uint32_t>* beat = nullptr;
 };
 
 class CoreShare {
  public:
   explicit CoreShare(CoreShareOptions options);  // kInvalidInput: no core, or slice <= 0
-  ~CoreShare();                                  // no phase is Running
+  ~CoreShare();                                  // no phase is Running, but for a phase's process
+  static size_t shared_bytes(size_t num_cores);
   CoreShare(const CoreShare&) = delete;
   CoreShare& operator=(const CoreShare&) = delete;
 
@@ -101,10 +118,16 @@ class CoreShare {
     Phase phase_;
   };
 
+  // In the front, when the phase's process has died and before there is another: the cores that its
+  // workers held are free. If it died while it drove the phase, the front's driver calls retake()
+  // before it goes on; until then its home core may count as held.
+  void evict(Phase phase);
+  void retake(Phase phase);
+
   // For tests and metrics. No core is held by a phase that may not use it:
   bool settled() const;
   // How often a core went from one phase to the other:
-  uint64_t core_moves() const { return core_moves_.load(std::memory_order_relaxed); }
+  uint64_t core_moves() const { return shared_->core_moves.load(std::memory_order_relaxed); }
 
  private:
   friend class PhaseCrew;
@@ -119,21 +142,56 @@ class CoreShare {
     std::atomic<uint32_t> holders{0};  // bit 1 << phase; both only where the duty is none
     std::atomic<uint8_t> last{0};      // the phase that held it last
   };
+  struct alignas(64) Seat {
+    SharedSignal signal;  // raised when the phase's thread of this core should look again
+  };
+  struct alignas(64) Gate {
+    std::atomic<uint32_t> word{0};  // PhaseCrew's
+  };
+  // What the processes have in common, followed by num_cores Cores, and as many Seats for each
+  // phase.
+  struct Shared {
+    static_assert(std::atomic<Border>::is_always_lock_free);
+    alignas(64) std::atomic<Border> border;
+    std::atomic<bool> taking_turns{false};
+    std::atomic<uint64_t> core_moves{0};
+    Gate gates[2];
 
-  bool gives(Phase phase, size_t core) const { return border_.load().gives(phase, core); }
+    alignas(64) SharedMutex mutex;  // guards what follows, and every change of border
+    CorePartition partition;
+    bool running[2] = {false, false};
+    Phase turn = Phase::kDecode;  // who has the common cores
+    std::chrono::nanoseconds prefill_turn = std::chrono::milliseconds(2);
+    std::chrono::nanoseconds turn_began{0};  // prefill's, where turns go by steps
+    // Time that prefill was entitled to on the common cores, less what it had, in [-slice, slice].
+    double balance_ns = 0;
+    std::chrono::nanoseconds charged_until{0};
+  };
+
+  bool gives(Phase phase, size_t core) const { return shared_->border.load().gives(phase, core); }
   bool try_hold(Phase phase, size_t core);
   void hold(Phase phase, size_t core);
   void let_go(Phase phase, size_t core);
   void invite(Phase phase, size_t core);
   void enter(Phase phase);
   void leave(Phase phase);
+  void set_up();
   void watch_duty();
   void offer_turn(Phase phase);
   void pin(std::thread::native_handle_type thread, size_t core) const;
   PhaseCrew& crew(Phase phase) const { return *crews_[static_cast<size_t>(phase)]; }
 
-  // With mutex_ held.
-  bool runs(Phase phase) const { return running_[static_cast<size_t>(phase)]; }
+  SharedSignal& signal(Phase phase, size_t core) const {
+    return seats_[static_cast<size_t>(phase) * num_cores_ + core].signal;
+  }
+  void wake(Phase phase, size_t core) { signal(phase, core).raise(); }
+  std::atomic<uint32_t>& gate(Phase phase) const {
+    return shared_->gates[static_cast<size_t>(phase)].word;
+  }
+  size_t home(Phase phase) const { return phase == Phase::kPrefill ? 0 : num_cores_ - 1; }
+
+  // With the mutex held.
+  bool runs(Phase phase) const { return shared_->running[static_cast<size_t>(phase)]; }
   bool takes_turns() const;
   void charge();
   void choose_turn();
@@ -142,22 +200,11 @@ class CoreShare {
   const size_t num_cores_;
   const CoreShareOptions options_;
   std::vector<int> cpus_;  // the affinity mask at construction; empty: no pinning
-  std::unique_ptr<Core[]> cores_;
-  static_assert(std::atomic<Border>::is_always_lock_free);
-  alignas(64) std::atomic<Border> border_;
-  std::atomic<bool> taking_turns_{false};
+  Buffer own_memory_;      // of kWhole
+  Shared* const shared_;   // there, or in the options' memory; so are the following
+  Core* const cores_;
+  Seat* const seats_;
   std::atomic<bool> stop_{false};
-  std::atomic<uint64_t> core_moves_{0};
-
-  mutable std::mutex mutex_;  // guards what follows, and every change of border_
-  CorePartition partition_;
-  bool running_[2] = {false, false};
-  Phase turn_ = Phase::kDecode;  // who has the common cores
-  std::chrono::nanoseconds prefill_turn_ = std::chrono::milliseconds(2);
-  std::chrono::nanoseconds turn_began_{0};  // prefill's, where turns go by steps
-  // Time that prefill was entitled to on the common cores, less what it had, in [-slice, slice].
-  double balance_ns_ = 0;
-  std::chrono::nanoseconds charged_until_{0};
 
   std::unique_ptr<PhaseCrew> crews_[2];  // last: their threads use all of the above
 };
@@ -171,10 +218,6 @@ class PhaseCrew {
 
  private:
   friend class CoreShare;
-  struct alignas(64) Seat {
-    std::atomic<uint32_t> signal{0};  // raised when the thread of this core should look again
-    std::thread thread;               // none on the home core, which is the driver's
-  };
   // The gate of the job: [open:1][number of the job:15][workers inside:16]. A worker enters by
   // raising the count of an open gate, and only then reads the job; the driver closes the gate and
   // waits for the count to fall to 0 before it returns. Reading the job is thus safe whichever job
@@ -188,14 +231,13 @@ class PhaseCrew {
   bool help(size_t core, uint32_t& finished);
   bool await_job(size_t core, uint32_t finished) const;
   bool take_pieces(size_t core);
-  void wake(size_t core);
 
   CoreShare& share_;
   const Phase phase_;
   const size_t home_;
-  std::unique_ptr<Seat[]> seats_;
+  std::vector<std::thread> threads_;  // none for the home core, which is the driver's
 
-  alignas(64) std::atomic<uint32_t> gate_{0};
+  std::atomic<uint32_t>& gate_;
   CoreSet::Call call_ = nullptr;
   void* context_ = nullptr;
   size_t n_ = 0, grain_ = 1;

@@ -1,16 +1,20 @@
 #include "base/core_share.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <future>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -18,6 +22,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "base/shared_memory.h"
 #include "base/spin.h"
 
 namespace weft {
@@ -494,6 +499,94 @@ TEST(core, comes_and_goes) {
       EXPECT_EQ(visits(share.cores(phase), 16, 1), std::vector<int>(16, 1));
     });
   }
+}
+
+// The three parts of a share whose phases compute in processes of their own; here in threads of
+// one.
+struct Parts {
+  CoreShareOptions part(CoreShareRole role) {
+    return {.num_cores = 3, .pin = false, .role = role, .memory = memory.data()};
+  }
+  CoreSet cores(Phase phase) { return (phase == Phase::kPrefill ? prefill : decode).cores(phase); }
+
+  Buffer memory{CoreShare::shared_bytes(3), "a test"};
+  CoreShare front{part(CoreShareRole::kFront)};
+  CoreShare prefill{part(CoreShareRole::kPrefill)}, decode{part(CoreShareRole::kDecode)};
+};
+
+// The front drives, a phase's process computes; cores change hands between them as within one.
+TEST(core, phases_in_processes_share_the_cores) {
+  constexpr int kRounds = 300;
+  Parts parts;
+  std::array<std::atomic<int>, 3> on_core{};
+  std::atomic<int> driving = 2;
+  const auto drive = [&](Phase phase) {
+    for (int round = 0; round < kRounds; ++round) {
+      CoreShare::Running running(parts.front, phase);
+      for (int job = 0; job < 1 + round % 3; ++job) {
+        std::atomic<size_t> sum{0};
+        parts.cores(phase).parallel_for(100, 1 + static_cast<size_t>(round) % 7,
+                                        [&](size_t begin, size_t end, size_t core) {
+                                          EXPECT_EQ(on_core[core].fetch_add(1), 0);
+                                          sum.fetch_add(end - begin);
+                                          on_core[core].fetch_sub(1);
+                                        });
+        EXPECT_EQ(sum.load(), 100u);
+        running.step_done();
+      }
+    }
+    --driving;
+  };
+  Driver prefill("prefill", [&] { drive(Phase::kPrefill); });
+  Driver decode("decode", [&] { drive(Phase::kDecode); });
+  for (uint32_t i = 0; driving != 0; ++i) {
+    const PhiloxCounter random = philox4x32({i, 0, 0, 0}, {4, 6});
+    parts.front.apply({.prefill_cores = 1 + random[0] % 3,
+                       .decode_cores = 1 + random[1] % 3,
+                       .prefill_duty = (random[2] % 5) / 4.0,
+                       .lend = random[3] % 2 == 0});
+    std::this_thread::yield();
+  }
+}
+
+// A phase's process dies in the middle of its work: the other phase gets the cores that it held.
+TEST(core, what_a_dead_process_held_comes_back) {
+  SharedMemory shared("a test");
+  Buffer memory = shared.append(CoreShare::shared_bytes(3));
+  const auto part = [&](CoreShareRole role) {
+    return CoreShareOptions{.num_cores = 3, .pin = false, .role = role, .memory = memory.data()};
+  };
+  CoreShare front(part(CoreShareRole::kFront));
+  front.apply({.prefill_cores = 1, .decode_cores = 2});
+  std::optional<CoreShare::Running> decode(std::in_place, front, Phase::kDecode);
+  int computes[2];
+  ASSERT_EQ(pipe(computes), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    CoreShare share(part(CoreShareRole::kDecode));
+    share.cores(Phase::kDecode).parallel_for(3, 1, [&](size_t, size_t, size_t core) {
+      if (core == 1) (void)!write(computes[1], "1", 1);
+      while (true) pause();
+    });
+  }
+  char byte = 0;
+  ASSERT_EQ(read(computes[0], &byte, 1), 1);
+  kill(child, SIGKILL);
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  front.evict(Phase::kDecode);
+  front.retake(Phase::kDecode);
+  decode.reset();
+
+  CoreShare prefill(part(CoreShareRole::kPrefill));
+  Driver driver("prefill", [&] {
+    const CoreShare::Running running(front, Phase::kPrefill);
+    // All three are lent to it, so three pieces that wait for each other end.
+    std::atomic<int> inside{0};
+    prefill.cores(Phase::kPrefill).parallel_for(3, 1, [&](size_t, size_t, size_t) {
+      ++inside;
+      await_that([&] { return inside == 3; });
+    });
+  });
 }
 
 }  // namespace

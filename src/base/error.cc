@@ -22,7 +22,7 @@ constexpr std::array<KindRow, 8> kKinds = {{
     {ErrorKind::kIo, "io", 6, 500},
     {ErrorKind::kTimeout, "timeout", 7, 504},
     {ErrorKind::kCancelled, "cancelled", 130, 499},
-    {ErrorKind::kPeerLost, "peer_lost", 8, 502},
+    {ErrorKind::kPeerLost, "peer_lost", 8, 500},
 }};
 
 const KindRow& row(ErrorKind kind) { return kKinds[static_cast<size_t>(kind)]; }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "serve/isolate/worker_main.h"
 
 namespace {
 
@@ -58,6 +59,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (serve::isolate::is_worker(argc, argv)) return serve::isolate::run_worker(argc, argv);
   try {
     return run(argc, argv);
   } catch (const Error& error) {

@@ -32,7 +32,7 @@ struct Options {
   VocabOptions vocab;
   double max_stall_ms = 0;
   std::string phase = "unified", partition = "auto", slo, slo_model = "mg1";
-  bool log_partition = false;
+  bool log_partition = false, isolate = false;
   int64_t drain_s = 30;
 };
 
@@ -135,7 +135,13 @@ class Server {
     warn();
     load();
     fmt::print(stderr, "weft: {} is ready: {}\n", names(), http_.address());
-    while (!stop_.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    while (!stop_.stop_requested()) {
+      if (const auto error = models_.lost()) {
+        stopped_ = true;  // what is under way fails; new requests get 503 meanwhile
+        throw *error;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
     stopped_ = true;
     fmt::print(stderr, "weft: finishing what is under way; Ctrl-C again ends at once\n");
   }
@@ -173,24 +179,52 @@ class Server {
     how.head = options_.vocab.head_loading();
     options_.model.kv.apply(how, named.path);
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
+    auto weights = options_.isolate ? std::make_unique<serve::isolate::SharedWeights>() : nullptr;
+    if (weights != nullptr) how.weights = &weights->arena;
     auto model = std::make_unique<text::TextModel>(
         text::TextModel::load(named.path, how, pool_.cores(), progress));
     tailor(*model, options_.vocab, profiles_, pool_.cores());
-    auto running = make_executor(*model);
+    auto isolation = weights != nullptr
+                         ? isolate(named.path, how.kv_format, *model, std::move(weights))
+                         : nullptr;
+    auto running = make_executor(*model, isolation.get());
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
-                                                     std::move(running)));
+                                                     std::move(running), std::move(isolation)));
   }
 
-  std::unique_ptr<serve::PhaseExecutor> make_executor(const text::TextModel& model) {
-    const size_t kv_tokens = choose_kv_tokens(options_, model);
+  std::unique_ptr<serve::isolate::Isolation> isolate(
+      const std::filesystem::path& path, kernels::KvFormat kv_format, const text::TextModel& model,
+      std::unique_ptr<serve::isolate::SharedWeights> weights) const {
+    return std::make_unique<serve::isolate::Isolation>(
+        model, std::move(weights),
+        serve::isolate::IsolationOptions{.model = path,
+                                         .kv_format = kv_format,
+                                         .kv_tokens = choose_kv_tokens(options_, model),
+                                         .num_cores = pool_.size(),
+                                         .two_phases = options_.phase == "semi-pd",
+                                         .max_running = options_.executor.max_running,
+                                         .chunk_tokens = options_.executor.chunk_tokens,
+                                         .log = [](const std::string& text) {
+                                           fmt::print(stderr, "weft: {}\n", text);
+                                         }});
+  }
+
+  std::unique_ptr<serve::PhaseExecutor> make_executor(const text::TextModel& model,
+                                                      serve::isolate::Isolation* isolation) {
+    text::TextModel::DecoderOptions decoder{.capacity_tokens = choose_kv_tokens(options_, model)};
+    if (isolation != nullptr) {
+      decoder.pool = isolation->pool();
+      decoder.model = isolation->model(Phase::kPrefill);
+    }
     if (options_.phase == "unified") {
-      const auto kv_pool = model.make_pool(kv_tokens);
-      kv_pool->make_resident();
-      return serve::make_unified_executor(model.make_decoder(pool_.cores(), {.pool = kv_pool}),
+      if (isolation == nullptr) decoder.pool = model.make_pool(decoder.capacity_tokens);
+      decoder.pool->make_resident();
+      return serve::make_unified_executor(model.make_decoder(pool_.cores(), decoder),
                                           model.tokenizer(), options_.executor, pool_.cores(),
                                           turns_);
     }
-    semi_pd_.kv_tokens = kv_tokens;
+    semi_pd_.kv_tokens = decoder.capacity_tokens;
+    semi_pd_.isolation = isolation;
     if (!semi_pd_.partition || !options_.slo.empty())
       semi_pd_.profile = serve::semi_pd::measure_profile(model, pool_.size());
     return serve::semi_pd::make_semi_pd_executor(model, semi_pd_);
@@ -227,6 +261,10 @@ void serve_models(Options& options, StopToken stop) {
          "--phase semi-pd divides the cores between the phases of one model, but there are {}: take "
          "--phase unified, or a server for each",
          options.models.size());
+  if (options.isolate && options.vocab.tailors())
+    fail(ErrorKind::kUnsupported,
+         "worker processes compute the whole vocabulary: leave out --isolate, or --vocab-profile and "
+         "--vocab-mode");
   Server(options, stop).run();
 }
 
@@ -312,6 +350,12 @@ void add_phase_options(CLI::App& command, Options& options) {
   add("--slo-model", options.slo_model, "How TTFT and TPOT are predicted: mg1, mm1 or table")
       ->capture_default_str();
   command.add_flag("--log-partition", options.log_partition, "Print each decision")->group(group);
+  command
+      .add_flag(
+          "--isolate", options.isolate,
+          "Compute in processes of their own (one for each phase): a crash there is a pause for "
+          "clients, not the end of the server")
+      ->group("Reliability");
 }
 
 }  // namespace

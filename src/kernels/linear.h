@@ -58,7 +58,8 @@ class Linear {
   // Packs `weight` (out_features, in_features) of any weight dtype into panels of 16 outputs. The
   // view may go away afterwards. A model packs its matrices into one `arena` in the order that it
   // reads them: small ones then lie on huge pages too, and the end of one brings in the beginning
-  // of the next. kInvalidInput if in_features is not a whole number of blocks.
+  // of the next. From a filled arena the packed weights are taken as they are.
+  // kInvalidInput if in_features is not a whole number of blocks.
   static Linear pack(const TensorView& weight, const CoreSet& cores, Arena* arena = nullptr);
   // Output i is row rows[i] of `weight`, and bit for bit what it is in the product of all rows.
   static Linear pack_rows(const TensorView& weight, std::span<const uint32_t> rows,

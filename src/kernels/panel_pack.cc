@@ -369,6 +369,7 @@ Linear Linear::pack_chosen(const TensorView& weight, const std::span<const uint3
   const std::shared_ptr<uint8_t> packed =
       (arena == nullptr ? own : *arena).take(linear.packed_bytes());
   linear.packed_ = packed;
+  if (arena != nullptr && arena->is_filled()) return linear;
   cores.parallel_for(linear.num_panels(), 4, [&](size_t begin, size_t end, size_t) {
     for (size_t p = begin; p < end; ++p)
       pack_panel(rows, p * kPanelOutputs, packed.get() + p * linear.panel_bytes_);

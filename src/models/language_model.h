@@ -8,6 +8,8 @@
 #include <span>
 #include <string>
 
+#include "base/buffer.h"
+#include "base/error.h"
 #include "base/progress.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
@@ -46,6 +48,14 @@ enum class HeadLoading : uint8_t { kNow, kWhenNeeded };
 class Workspace {
  public:
   virtual ~Workspace() = default;
+  // Room for so many logits, where the model likes best to write them; kept until the next call.
+  virtual float* logits(size_t count) { return logits_.need(count); }
+  // What kept the last forward() from computing the input of this index; its keys and values are
+  // undefined. Models that compute here compute all or throw.
+  virtual const Error* failure(size_t) const { return nullptr; }
+
+ private:
+  Scratch<float> logits_;
 };
 
 class LanguageModel {
@@ -77,10 +87,12 @@ class LanguageModel {
 // By the checkpoint's architecture (registry.cc lists them). kUnsupported names an unknown
 // architecture and the known ones; kInvalidInput a missing, unknown or misshapen tensor. The model
 // keeps the checkpoint: an embedding that is not the head's matrix too stays in the mapped file.
-// Progress counts bytes of weights.
+// Progress counts bytes of weights. Packed weights go into `arena`, or come from one that another
+// process has filled.
 std::unique_ptr<LanguageModel> load_language_model(
     std::shared_ptr<const formats::Checkpoint> checkpoint, const CoreSet& cores,
-    const ProgressFn& progress = {}, HeadLoading head = HeadLoading::kNow);
+    const ProgressFn& progress = {}, HeadLoading head = HeadLoading::kNow,
+    Arena* arena = nullptr);
 
 // What loading will take, from metadata alone: printed and checked before anything is allocated.
 struct MemoryPlan {

@@ -71,7 +71,7 @@ void for_rows(const CoreSet& cores, size_t num_rows, size_t values_per_row, Body
 class Llama final : public LanguageModel {
  public:
   Llama(std::shared_ptr<const Checkpoint> checkpoint, const LlamaConfig& config,
-        const CoreSet& cores, const ProgressFn& progress, HeadLoading head);
+        const CoreSet& cores, const ProgressFn& progress, HeadLoading head, Arena* arena);
 
   const LanguageModelConfig& config() const override { return config_; }
   kernels::KvShape kv_shape() const override { return {config_.num_kv_heads, config_.head_dim}; }
@@ -117,12 +117,12 @@ class Llama final : public LanguageModel {
 };
 
 Llama::Llama(std::shared_ptr<const Checkpoint> checkpoint, const LlamaConfig& config,
-             const CoreSet& cores, const ProgressFn& progress, HeadLoading head)
+             const CoreSet& cores, const ProgressFn& progress, HeadLoading head, Arena* arena)
     : checkpoint_(std::move(checkpoint)),
       config_(config),
       rope_(read_rope(*checkpoint_, config.head_dim)) {
   const auto& c = config_;
-  WeightReader weights(*checkpoint_, cores, progress);
+  WeightReader weights(*checkpoint_, cores, progress, arena);
   weights.skip("rope_freqs.weight");  // read_rope() took it
   const bool tied = !weights.has("output.weight");
   if (!tied) embedding_ = weights.mapped("token_embd.weight", c.vocab_size, c.hidden_size);
@@ -481,8 +481,9 @@ MemoryPlan plan_llama(const Checkpoint& checkpoint, const LlamaConfig& c, kernel
 
 std::unique_ptr<LanguageModel> load_llama(std::shared_ptr<const Checkpoint> checkpoint,
                                           const LlamaConfig& config, const CoreSet& cores,
-                                          const ProgressFn& progress, HeadLoading head) {
-  return std::make_unique<Llama>(std::move(checkpoint), config, cores, progress, head);
+                                          const ProgressFn& progress, HeadLoading head,
+                                          Arena* arena) {
+  return std::make_unique<Llama>(std::move(checkpoint), config, cores, progress, head, arena);
 }
 
 }  // namespace weft::models

@@ -29,6 +29,7 @@ MemoryPlan plan_llama(const formats::Checkpoint& checkpoint, const LlamaConfig& 
                       kernels::KvFormat kv, size_t max_batch_tokens);
 std::unique_ptr<LanguageModel> load_llama(std::shared_ptr<const formats::Checkpoint> checkpoint,
                                           const LlamaConfig& config, const CoreSet& cores,
-                                          const ProgressFn& progress, HeadLoading head);
+                                          const ProgressFn& progress, HeadLoading head,
+                                          Arena* arena);
 
 }  // namespace weft::models

@@ -36,10 +36,10 @@ LlamaConfig read(const Checkpoint& checkpoint) {
 }  // namespace
 
 std::unique_ptr<LanguageModel> load_language_model(std::shared_ptr<const Checkpoint> checkpoint,
-                                                   const CoreSet& cores,
-                                                   const ProgressFn& progress, HeadLoading head) {
+                                                   const CoreSet& cores, const ProgressFn& progress,
+                                                   HeadLoading head, Arena* arena) {
   const LlamaConfig config = read(*checkpoint);
-  return load_llama(std::move(checkpoint), config, cores, progress, head);
+  return load_llama(std::move(checkpoint), config, cores, progress, head, arena);
 }
 
 void LanguageModel::head(const float*, size_t, float*, Workspace&, const CoreSet&) const {

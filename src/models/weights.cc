@@ -16,8 +16,11 @@ std::string print(const Shape& shape) {
 }  // namespace
 
 WeightReader::WeightReader(const formats::Checkpoint& checkpoint, const CoreSet& cores,
-                           const ProgressFn& progress)
-    : checkpoint_(checkpoint), cores_(cores), progress_(progress) {
+                           const ProgressFn& progress, Arena* arena)
+    : checkpoint_(checkpoint),
+      cores_(cores),
+      progress_(progress),
+      arena_(arena == nullptr ? own_arena_ : *arena) {
   for (std::string& name : checkpoint.tensor_names()) {
     total_bytes_ += checkpoint.require(name).bytes();
     left_.insert(std::move(name));

@@ -20,7 +20,7 @@ namespace weft::models {
 class WeightReader {
  public:
   WeightReader(const formats::Checkpoint& checkpoint, const CoreSet& cores,
-               const ProgressFn& progress);
+               const ProgressFn& progress, Arena* arena);
 
   bool has(std::string_view name) const;
 
@@ -40,7 +40,8 @@ class WeightReader {
   const formats::Checkpoint& checkpoint_;
   const CoreSet& cores_;
   const ProgressFn& progress_;
-  Arena arena_{"packed weights"};
+  Arena own_arena_{"packed weights"};
+  Arena& arena_;
   std::set<std::string, std::less<>> left_;
   size_t done_bytes_ = 0, total_bytes_ = 0;
 };

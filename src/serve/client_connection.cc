@@ -43,4 +43,19 @@ bool ClientConnection::gone() const {
   return poll(&state, 1, 0) > 0 && (state.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
+void ClientConnection::close_after(std::chrono::milliseconds patience) const {
+  if (socket_ < 0) return;
+  shutdown(socket_, SHUT_WR);
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  char thrown_away[16384];
+  while (true) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        deadline - std::chrono::steady_clock::now());
+    pollfd state{socket_, POLLIN, 0};
+    if (left.count() <= 0 || poll(&state, 1, static_cast<int>(left.count())) <= 0) break;
+    if (recv(socket_, thrown_away, sizeof thrown_away, MSG_DONTWAIT) <= 0) break;
+  }
+  shutdown(socket_, SHUT_RD);
+}
+
 }  // namespace weft::serve

@@ -4,6 +4,8 @@
 
 #include <httplib.h>
 
+#include <chrono>
+
 namespace weft::serve {
 
 class ClientConnection {
@@ -12,6 +14,9 @@ class ClientConnection {
   // than the request.
   explicit ClientConnection(const httplib::Request& request);
   bool gone() const;  // false when the socket was not found
+  // Reads no more requests from it. What the client still sends is thrown away until it closes, or for
+  // so long: closed at once, the system would tell it of an error, and not of the answer.
+  void close_after(std::chrono::milliseconds patience) const;
 
  private:
   int socket_ = -1;

@@ -1,5 +1,7 @@
 #include "serve/connection_threads.h"
 
+#include <sys/prctl.h>
+
 #include <chrono>
 #include <thread>
 #include <utility>
@@ -24,6 +26,7 @@ void ConnectionThreads::shutdown() {
 }
 
 void ConnectionThreads::work() {
+  prctl(PR_SET_NAME, "weft-http");  // in top -H; `bench http` counts by it
   constexpr auto kIdle = std::chrono::seconds(10);
   std::unique_lock lock(mutex_);
   while (true) {

@@ -8,78 +8,10 @@
 #include <string>
 #include <thread>
 
-#include "serve/test_model.h"
-#include "text/grammar/gbnf.h"
+#include "serve/test_jobs.h"
 
 namespace weft::serve {
 namespace {
-
-constexpr auto kLong = std::chrono::seconds(60);  // turns a hang into a failure
-
-struct Answer {
-  std::vector<text::Token> tokens;
-  std::vector<float> logprobs;  // each token's own, then those of the likeliest
-  void add(const text::Sampled& sampled) {
-    tokens.push_back(sampled.token);
-    logprobs.push_back(sampled.logprob);
-    for (const auto& likely : sampled.top) logprobs.push_back(likely.logprob);
-  }
-  std::optional<text::FinishReason> finished;
-  std::optional<Error> error;
-};
-
-// An answer of this form never ends by itself. Its state moves with its request.
-std::shared_ptr<const text::TokenFilter> endless_form() {
-  static const auto model = load_test_model();
-  return model->filters().get("endless", formats::LeadingSpace::kAsDecoded, [] {
-    return text::grammar::parse_gbnf("root ::= (\"(\" [a-m]{3} \")\" | [n-z ])+");
-  });
-}
-
-std::shared_ptr<Job> make_job(size_t number, size_t prompt_tokens, size_t max_tokens) {
-  auto job = std::make_shared<Job>();
-  job->id = new_request_id();
-  for (size_t t = 0; t < prompt_tokens; ++t)
-    job->decode.prompt.push_back(static_cast<text::Token>((t * t * 7 + t * 3 + number * 11) % 200));
-  job->decode.sampling.temperature = number % 2 == 0 ? 0.0f : 1.1f;
-  job->decode.sampling.repetition_penalty = number % 3 == 0 ? 1.2f : 1.0f;
-  job->decode.sampling.seed = number;
-  job->decode.max_tokens = max_tokens;
-  if (number % 4 == 3) job->decode.filter = endless_form();
-  if (number % 5 == 2) {
-    job->decode.want_logprobs = true;
-    job->decode.num_top_logprobs = 3;
-  }
-  job->stop_at_end = false;
-  job->prompt_tokens = prompt_tokens;
-  job->answers = std::make_shared<AnswerQueue>();
-  return job;
-}
-
-std::vector<std::shared_ptr<Job>> make_jobs(size_t count) {
-  std::vector<std::shared_ptr<Job>> jobs;
-  for (size_t i = 0; i < count; ++i) jobs.push_back(make_job(i, 1 + i * 17 % 150, 3 + i * 5 % 40));
-  return jobs;
-}
-
-Answer collect(const Job& job) {
-  Answer answer;
-  std::vector<AnswerEvent> events;
-  const Clock::time_point deadline = Clock::now() + kLong;
-  while (!answer.finished && Clock::now() < deadline) {
-    job.answers->wait(events, std::chrono::seconds(1));
-    for (const AnswerEvent& event : events) {
-      EXPECT_FALSE(answer.finished) << "an event after the end";
-      if (event.token) answer.add(*event.token);
-      if (event.finished) {
-        answer.finished = event.finished;
-        answer.error = event.error;
-      }
-    }
-  }
-  EXPECT_TRUE(answer.finished) << "the job never ended";
-  return answer;
-}
 
 std::vector<Answer> one_at_a_time(size_t count) {
   const auto served = serve_test_model();
@@ -130,10 +62,11 @@ std::vector<System> all_systems() {
 }
 
 TEST(phase, token_exact) {
-  constexpr size_t kCount = 24;
+  constexpr size_t kCount = kSlow ? 8 : 24;
   const std::vector<Answer> alone = one_at_a_time(kCount);
   for (System& system : all_systems()) {
     for (const size_t chunk : {size_t{7}, size_t{128}}) {
+      if (kSlow && chunk == 7) continue;
       SCOPED_TRACE(system.name + ", chunk " + std::to_string(chunk));
       system.options.executor.chunk_tokens = chunk;
       std::unique_ptr<ServedModel> served;
@@ -150,7 +83,7 @@ TEST(phase, token_exact) {
 
 // Far too little room for all: requests take turns, and nobody's answer shows it.
 TEST(phase, retract_exact) {
-  constexpr size_t kCount = 24;
+  constexpr size_t kCount = kSlow ? 9 : 24;
   const std::vector<Answer> alone = one_at_a_time(kCount);
   for (System& system : all_systems()) {
     SCOPED_TRACE(system.name);
@@ -173,10 +106,11 @@ TEST(phase, retract_exact) {
 // As above with keys and values in fewer bits: every executor, squeezed, gives the tokens that one
 // request at a time gets.
 TEST(phase, retract_exact_with_narrow_keys_and_values) {
-  constexpr size_t kCount = 8;
+  constexpr size_t kCount = kSlow ? 3 : 8;
   const auto make = [] {
     std::vector<std::shared_ptr<Job>> jobs;
-    for (size_t i = 0; i < kCount; ++i) jobs.push_back(make_job(i, 200 + i * 29 % 150, 40));
+    for (size_t i = 0; i < kCount; ++i)
+      jobs.push_back(make_job(i, 200 + i * 29 % 150, kSlow ? 20 : 40));
     return jobs;
   };
   const size_t block_bytes = load_test_model()->memory_plan().kv_bytes / (256 / kernels::kPageTokens);
@@ -195,6 +129,7 @@ TEST(phase, retract_exact_with_narrow_keys_and_values) {
       }
     }
     for (const System& system : all_systems()) {
+      if (kSlow && !system.options.partition && system.name != "policy 0") continue;
       SCOPED_TRACE(system.name);
       options.executor.policy = system.options.executor.policy;
       options.executor.chunk_tokens = 64;

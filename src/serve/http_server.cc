@@ -28,6 +28,7 @@ using openai::Json;
 
 constexpr auto kPoll = std::chrono::milliseconds(250);  // between two looks at whether a client left
 constexpr auto kPing = std::chrono::seconds(15);        // of silence, before a comment is sent
+constexpr auto kGoOnSending = std::chrono::seconds(2);  // a client, whose body nobody wants
 
 void send(Response& response, int status, const Json& body) {
   response.status = status;
@@ -66,6 +67,8 @@ struct HttpServer::State {
   void add_page();
   void bind();
   httplib::Server::HandlerResponse admit(const Request& request, Response& response);
+  bool is_too_long(const Request& request) const;
+  void refuse_body(const Request& request, Response& response) const;
   std::optional<size_t> key_of(const Request& request) const;
   ServedModel& model_for(const Json& body) const;
   ServedModel& only_ready(ServedModel* model) const;
@@ -113,7 +116,27 @@ std::optional<size_t> HttpServer::State::key_of(const Request& request) const {
   return found;
 }
 
-// Before every route: CORS, keys, shutting down.
+bool HttpServer::State::is_too_long(const Request& request) const {
+  return request.get_header_value<uint64_t>("Content-Length") > options.max_body_bytes;
+}
+
+// Answers without having read the body. (The library reads to its end first, whatever its length.)
+void HttpServer::State::refuse_body(const Request& request, Response& response) const {
+  const ApiError error(
+      413, fmt::format("the request body is longer than {} bytes", options.max_body_bytes));
+  const auto client = std::make_shared<ClientConnection>(request);
+  const auto text = std::make_shared<std::string>(error.body().dump());
+  response.status = error.status;
+  response.set_header("Connection", "close");
+  response.set_content_provider(
+      text->size(), "application/json",
+      [text](size_t offset, size_t length, httplib::DataSink& sink) {
+        return sink.write(text->data() + offset, length);
+      },
+      [client](bool) { client->close_after(kGoOnSending); });  // once it is written
+}
+
+// Before every route: CORS, keys, shutting down, bodies that are too long.
 httplib::Server::HandlerResponse HttpServer::State::admit(const Request& request,
                                                           Response& response) {
   using enum httplib::Server::HandlerResponse;
@@ -139,6 +162,10 @@ httplib::Server::HandlerResponse HttpServer::State::admit(const Request& request
   if (draining.load() && request.method == "POST") {
     response.set_header("Retry-After", "5");
     send(response, ApiError(503, "the server is shutting down"));
+    return Handled;
+  }
+  if (is_too_long(request)) {
+    refuse_body(request, response);
     return Handled;
   }
   return Unhandled;
@@ -274,10 +301,8 @@ void HttpServer::State::add_routes() {
                                               chat.prompts.front(), true)}});
                }));
   server->Get("/health", handler([this](const Request&, Response& r) {
-                if (models.ready())
-                  send(r, 200, {{"status", "ok"}});
-                else
-                  send(r, 503, {{"status", "loading"}, {"progress", models.progress()}});
+                const openai::Json health = views::health(models);
+                send(r, health["status"] == "ok" ? 200 : 503, health);
               }));
   server->Get("/props", handler([this](const Request&, Response& r) {
                 send(r, 200, views::props(models, options.defaults));
@@ -353,6 +378,8 @@ HttpServer::HttpServer(const HttpOptions& options, ModelSet& models)
   s.server->set_tcp_nodelay(true);
   s.server->set_pre_routing_handler(
       [&s](const Request& q, Response& r) { return s.admit(q, r); });
+  s.server->set_expect_100_continue_handler(
+      [&s](const Request& q, Response& r) { return r.status = s.is_too_long(q) ? 413 : 100; });
   s.server->set_error_handler([&s](const Request& q, Response& r) {
     if (!r.body.empty()) return;  // ours, already
     if (r.status == 413)

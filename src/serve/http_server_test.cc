@@ -147,6 +147,35 @@ TEST(http, logprobs_name_every_token) {
   EXPECT_EQ(text["choices"][0]["logprobs"]["text_offset"][0], 0);
 }
 
+// What evaluations ask for: how likely the model finds a text that is given.
+TEST(http, an_echoed_prompt_has_logprobs_too) {
+  const Running server;
+  const std::string ask = R"({"prompt": "abc", "echo": true, "logprobs": 2, "max_tokens": 2,
+                              "ignore_eos": true, "temperature": 0)";
+  const Json choice = parsed(server.post("/v1/completions", ask + "}"))["choices"][0];
+  const Json& logprobs = choice["logprobs"];
+  const size_t answer = 2, prompt = logprobs["tokens"].size() - answer;
+  ASSERT_GE(prompt, 2u);
+  for (const char* const name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
+    EXPECT_EQ(logprobs[name].size(), prompt + answer) << name;
+  EXPECT_EQ(logprobs["token_logprobs"][0], nullptr) << "nothing precedes it";
+  EXPECT_EQ(logprobs["top_logprobs"][0], nullptr);
+  EXPECT_LT(logprobs["token_logprobs"][1], 0);
+  EXPECT_EQ(logprobs["text_offset"][prompt], 3);
+  // The greedy answer, given as a prompt, is as likely as when it was made.
+  const Json again = parsed(server.post(
+      "/v1/completions", Json({{"prompt", choice["text"]}, {"echo", true}, {"logprobs", 0},
+                               {"max_tokens", 1}}).dump()))["choices"][0]["logprobs"];
+  if (again["tokens"].size() == prompt + answer + 1) {  // cut into the same tokens
+    for (size_t i = 0; i < answer; ++i)
+      EXPECT_EQ(again["token_logprobs"][prompt + i], logprobs["token_logprobs"][prompt + i]);
+  }
+  const auto streamed =
+      events(server.post("/v1/completions", ask + R"(, "stream": true})")->body);
+  EXPECT_EQ(streamed.front()["choices"][0]["text"], "abc");
+  EXPECT_EQ(streamed.front()["choices"][0]["logprobs"]["tokens"].size(), prompt);
+}
+
 TEST(http, a_stop_string_ends_the_answer_before_it) {
   const Running server;
   const std::string text = parsed(
@@ -337,6 +366,9 @@ TEST(http, a_body_too_long_is_refused) {
   const auto result = server.post("/v1/completions", std::string(5000, ' '));
   ASSERT_TRUE(result);
   EXPECT_EQ(result->status, 413);
+  EXPECT_NE(parsed(result)["error"]["message"].get<std::string>().find("1000 bytes"),
+            std::string::npos);
+  EXPECT_EQ(result->get_header_value("Connection"), "close");
 }
 
 // Waits until no job is left.
@@ -412,9 +444,7 @@ TEST(http, a_thousand_idle_connections_leave_room_for_one_that_asks) {
 
 // Only its head is sent: nobody waits for the rest of it.
 TEST(http, a_body_of_100_megabytes_is_refused_unread) {
-  HttpOptions options;
-  options.read_timeout = std::chrono::seconds(1);  // the answer comes when no more of it does
-  const Running server(options);
+  const Running server({.read_timeout = std::chrono::hours(1)});
   const int fd = open_and_send(server.port(),
                                "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
                                "application/json\r\nContent-Length: 104857600\r\n\r\n{");
@@ -423,6 +453,22 @@ TEST(http, a_body_of_100_megabytes_is_refused_unread) {
   answer.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
   EXPECT_TRUE(answer.starts_with("HTTP/1.1 413")) << answer;
   close(fd);
+}
+
+// As curl does with long bodies: it asks before it sends.
+TEST(http, a_client_that_asks_first_is_told_that_its_body_is_too_long) {
+  const Running server({.max_body_bytes = 1000});
+  for (const auto& [length, status] : {std::pair{"5000", "413"}, {"500", "100"}}) {
+    const int fd = open_and_send(server.port(),
+                                 std::string("POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+                                             "Expect: 100-continue\r\nContent-Length: ") +
+                                     length + "\r\n\r\n");
+    std::string answer(64, '\0');
+    const ssize_t got = ::recv(fd, answer.data(), answer.size(), 0);
+    answer.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    EXPECT_TRUE(answer.starts_with(std::string("HTTP/1.1 ") + status)) << answer;
+    close(fd);
+  }
 }
 
 // Clients that read nothing of their streams: the answers end all the same, and others go on.

@@ -15,12 +15,19 @@
 
 namespace weft::serve {
 
+// Of a controller's last window in which anything ran: the SLO's percentile, as its model said it would
+// be and as it was. None: nothing ended, or no queue was predicted to end.
+struct PhaseForecast {
+  std::optional<double> predicted_ttft_s, observed_ttft_s, predicted_tpot_s, observed_tpot_s;
+};
+
 // Of the cores, between prefill and decode, where they run apart.
 struct PartitionState {
   std::string name;
   double prefill_cores = 0, decode_cores = 0;  // shares
   uint64_t moves = 0;
   std::string last_decision;  // of the controller, in words; empty if there is none
+  std::optional<PhaseForecast> forecast = {};  // of the controller
 };
 
 struct ExecutorState {

@@ -5,13 +5,16 @@
 #include <utility>
 
 #include "text/embedding.h"
+#include "text/score.h"
 
 namespace weft::serve {
 
 ServedModel::ServedModel(std::string name, std::unique_ptr<const text::TextModel> model,
-                         std::unique_ptr<PhaseExecutor> executor)
+                         std::unique_ptr<PhaseExecutor> executor,
+                         std::unique_ptr<isolate::Isolation> isolation)
     : name_(std::move(name)),
       model_(std::move(model)),
+      isolation_(std::move(isolation)),
       executor_(std::move(executor)),
       created_(std::time(nullptr)) {}
 
@@ -40,11 +43,29 @@ std::vector<std::shared_ptr<const Job>> ServedModel::jobs() const {
   return jobs_;
 }
 
+template <typename Body>
+auto ServedModel::between_steps(Body&& body) const {
+  const auto turn = [this](const std::function<void(const CoreSet&)>& work) {
+    executor_->compute(work);
+  };
+  if (isolation_ == nullptr) return body(model_->model(), turn, nullptr);
+  const std::lock_guard one_at_a_time(isolation_->embedding_turn());
+  return body(*isolation_->model(Phase::kPrefill), turn, isolation_->embedding_pool());
+}
+
 std::vector<float> ServedModel::embed(std::span<const text::Token> tokens) const {
-  return text::embed(model_->model(), tokens,
-                     [this](const std::function<void(const CoreSet&)>& body) {
-                       executor_->compute(body);
-                     });
+  return between_steps([&](const models::LanguageModel& model, const text::CoresTurn& turn,
+                           std::shared_ptr<text::KvPool> pool) {
+    return text::embed(model, tokens, turn, std::move(pool));
+  });
+}
+
+std::vector<text::Sampled> ServedModel::score(std::span<const text::Token> tokens,
+                                              size_t num_top) const {
+  return between_steps([&](const models::LanguageModel& model, const text::CoresTurn& turn,
+                           std::shared_ptr<text::KvPool> pool) {
+    return text::score(model, tokens, num_top, turn, std::move(pool));
+  });
 }
 
 void ModelSet::add(std::unique_ptr<ServedModel> model) {
@@ -64,6 +85,14 @@ ServedModel* ModelSet::find(const std::string& name) const {
   for (const auto& model : models_)
     if (model->name() == name) return model.get();
   return nullptr;
+}
+
+std::optional<Error> ModelSet::lost() const {
+  for (const ServedModel* const model : all()) {
+    if (model->isolation() == nullptr) continue;
+    if (const auto error = model->isolation()->lost()) return error->in(model->name());
+  }
+  return std::nullopt;
 }
 
 text::RequestId new_request_id() {

@@ -2,6 +2,7 @@
 // once for each test program.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@ namespace weft::serve {
 
 std::unique_ptr<text::TextModel> load_test_model(
     const text::TextModelOptions& options = {.context = 256});
+std::filesystem::path test_model_path();  // of its file
 
 struct TestModelOptions {
   UnifiedOptions executor = {};
@@ -21,6 +23,8 @@ struct TestModelOptions {
   text::TextModelOptions model = {.context = 256};
   // Instead, under this partition of two cores; chunks, queue and order as above.
   std::optional<std::string> partition = {};
+  // In worker processes; model, pool, cores and executor as above.
+  std::optional<isolate::IsolationOptions> isolation = {};
 };
 // As above, under semi-PD.
 struct PartitionedModel {

@@ -28,14 +28,44 @@ struct ModelFile {
 
 }  // namespace
 
-std::unique_ptr<text::TextModel> load_test_model(const text::TextModelOptions& options) {
+fs::path test_model_path() {
   static const ModelFile file;
-  return std::make_unique<text::TextModel>(
-      text::TextModel::load(file.path, options, CoreSet()));
+  return file.path;
 }
 
+std::unique_ptr<text::TextModel> load_test_model(const text::TextModelOptions& options) {
+  return std::make_unique<text::TextModel>(
+      text::TextModel::load(test_model_path(), options, CoreSet()));
+}
+
+namespace {
+
+struct Loaded {
+  std::unique_ptr<text::TextModel> model;
+  std::unique_ptr<isolate::Isolation> isolation;
+};
+
+Loaded load(const TestModelOptions& options) {
+  if (!options.isolation) return {load_test_model(options.model), nullptr};
+  auto weights = std::make_unique<isolate::SharedWeights>();
+  text::TextModelOptions loading = options.model;
+  loading.weights = &weights->arena;
+  auto model = load_test_model(loading);
+  isolate::IsolationOptions isolation = *options.isolation;
+  isolation.model = test_model_path();
+  isolation.kv_tokens = options.kv_tokens;
+  isolation.num_cores = options.partition ? 2 : 1;
+  isolation.two_phases = options.partition.has_value();
+  isolation.max_running = options.executor.max_running;
+  isolation.chunk_tokens = options.executor.chunk_tokens;
+  auto isolated = std::make_unique<isolate::Isolation>(*model, std::move(weights), isolation);
+  return {std::move(model), std::move(isolated)};
+}
+
+}  // namespace
+
 PartitionedModel serve_partitioned_test_model(const TestModelOptions& options) {
-  auto model = load_test_model(options.model);
+  auto [model, isolation] = load(options);
   auto executor = semi_pd::make_semi_pd_executor(
       *model, {.num_cores = 2,
                .partition = semi_pd::parse_partition(*options.partition, 2),
@@ -44,19 +74,27 @@ PartitionedModel serve_partitioned_test_model(const TestModelOptions& options) {
                .max_stall_s = options.executor.max_stall_s,
                .max_running = options.executor.max_running,
                .max_queued = options.executor.max_queued,
-               .order = options.executor.order});
+               .order = options.executor.order,
+               .isolation = isolation.get()});
   auto* const raw = executor.get();
-  return {std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor)), raw};
+  return {std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor),
+                                        std::move(isolation)),
+          raw};
 }
 
 std::unique_ptr<ServedModel> serve_test_model(const TestModelOptions& options) {
   if (options.partition) return serve_partitioned_test_model(options).served;
-  auto model = load_test_model(options.model);
-  auto decoder = model->make_decoder(CoreSet(), {.capacity_tokens = options.kv_tokens});
+  auto [model, isolation] = load(options);
+  text::TextModel::DecoderOptions decoder{.capacity_tokens = options.kv_tokens};
+  if (isolation != nullptr) {
+    decoder.pool = isolation->pool();
+    decoder.model = isolation->model(Phase::kPrefill);
+  }
   auto executor =
-      make_unified_executor(std::move(decoder), model->tokenizer(), options.executor, CoreSet(),
-                            std::make_shared<Turns>());
-  return std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor));
+      make_unified_executor(model->make_decoder(CoreSet(), decoder), model->tokenizer(),
+                            options.executor, CoreSet(), std::make_shared<Turns>());
+  return std::make_unique<ServedModel>("tiny", std::move(model), std::move(executor),
+                                       std::move(isolation));
 }
 
 }  // namespace weft::serve

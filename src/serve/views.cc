@@ -72,6 +72,28 @@ Json vocabulary_of(const ServedModel& served) {
           {"misses", m.vocab_misses.load()}};
 }
 
+// The processes that compute, where there are such.
+Json workers(const ServedModel& model) {
+  Json out = Json::array();
+  if (model.isolation() == nullptr) return out;
+  for (const isolate::WorkerState& worker : model.isolation()->workers())
+    out.push_back({{"role", worker.role},
+                   {"pid", worker.pid},
+                   {"state", worker.pid != 0 ? "ready" : "starting"},
+                   {"restarts", worker.restarts}});
+  return out;
+}
+
+Json forecast(const PhaseForecast& forecast) {
+  const auto ms = [](const std::optional<double>& seconds) {
+    return seconds ? Json(*seconds * 1e3) : Json(nullptr);
+  };
+  return {{"predicted_ttft_ms", ms(forecast.predicted_ttft_s)},
+          {"observed_ttft_ms", ms(forecast.observed_ttft_s)},
+          {"predicted_tpot_ms", ms(forecast.predicted_tpot_s)},
+          {"observed_tpot_ms", ms(forecast.observed_tpot_s)}};
+}
+
 std::string valid_utf8(std::string_view bytes) {
   std::string out;
   formats::append_valid_utf8(out, bytes);
@@ -92,6 +114,19 @@ Json model(const ServedModel& model) {
             {"context_length", model.model().context_length()},
             {"weight_bytes", model.model().model().weight_bytes()},
             {"can_chat", model.model().has_chat_template()}}}};
+}
+
+Json health(const ModelSet& set) {
+  if (const auto error = set.lost()) return {{"status", "failed"}, {"error", error->what()}};
+  if (!set.ready()) return {{"status", "loading"}, {"progress", set.progress()}};
+  Json out = {{"status", "ok"}}, all = Json::array();
+  for (const ServedModel* const each : set.all())
+    for (Json& worker : workers(*each)) {
+      worker["model"] = each->name();
+      all.push_back(std::move(worker));
+    }
+  if (!all.empty()) out["workers"] = std::move(all);
+  return out;
 }
 
 Json models(const ModelSet& set) {
@@ -152,14 +187,17 @@ Json state(const ModelSet& set) {
                          {"queried_tokens", m.reused_tokens.load() + m.prompt_tokens.load()}};
   if (const Json vocabulary = vocabulary_of(model); !vocabulary.is_null())
     out["vocabulary"] = vocabulary;
-  if (now.partition)
+  if (now.partition) {
     out["partition"] = {{"name", now.partition->name},
                         {"prefill_cores", now.partition->prefill_cores},
                         {"decode_cores", now.partition->decode_cores},
                         {"moves", now.partition->moves},
                         {"last_decision", now.partition->last_decision}};
-  out["latency"] = {{"ttft_ms", latency(m.ttft)}, {"tpot_ms", latency(m.tpot)},
-                    {"gap_ms", latency(m.gap)}};
+    if (now.partition->forecast) out["partition"]["forecast"] = forecast(*now.partition->forecast);
+  }
+  if (const Json list = workers(model); !list.empty()) out["workers"] = list;
+  out["latency"] = {
+      {"ttft_ms", latency(m.ttft)}, {"tpot_ms", latency(m.tpot)}, {"gap_ms", latency(m.gap)}};
   return out;
 }
 
@@ -245,6 +283,35 @@ std::string metrics(const ModelSet& set) {
             [](const PartitionState& p) { return p.decode_cores; });
   partition("weft_partition_moves", "Changes of the partition.",
             [](const PartitionState& p) { return static_cast<double>(p.moves); });
+  const auto forecast_of = [&](const char* name, const char* help,
+                               std::optional<double> PhaseForecast::*which) {
+    each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+      const ExecutorState state = model.executor().state();
+      if (!state.partition || !state.partition->forecast) return;
+      if (const auto seconds = (*state.partition->forecast).*which)
+        print_gauge(out, name, help, labels, *seconds);
+    });
+  };
+  forecast_of("weft_ttft_predicted_seconds",
+              "Time to the first token at the SLO's percentile, as predicted for the last window.",
+              &PhaseForecast::predicted_ttft_s);
+  forecast_of("weft_ttft_observed_seconds", "The same, as it was.",
+              &PhaseForecast::observed_ttft_s);
+  forecast_of("weft_tpot_predicted_seconds",
+              "Time per token at the SLO's percentile, as predicted for the last window.",
+              &PhaseForecast::predicted_tpot_s);
+  forecast_of("weft_tpot_observed_seconds", "The same, as it was.",
+              &PhaseForecast::observed_tpot_s);
+  each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+    if (model.isolation() == nullptr) return;
+    for (const isolate::WorkerState& worker : model.isolation()->workers()) {
+      const std::string its = fmt::format("{},worker=\"{}\"", labels, worker.role);
+      print_counter(out, "weft_worker_restarts_total", "Times that a dead worker was replaced.",
+                    its, static_cast<double>(worker.restarts));
+      print_gauge(out, "weft_worker_ready", "Whether the worker process can compute.", its,
+                  worker.pid != 0 ? 1 : 0);
+    }
+  });
   histogram("weft_queue_seconds", "Arrival to the first step.", &Metrics::queue);
   histogram("weft_time_to_first_token_seconds", "Arrival to the first token.", &Metrics::ttft);
   histogram("weft_time_per_output_token_seconds", "Mean gap of a request's later tokens.",

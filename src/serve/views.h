@@ -10,8 +10,9 @@ namespace weft::serve::views {
 
 using openai::Json;
 
-Json model(const ServedModel& model);   // an entry of /v1/models
-Json models(const ModelSet& models);    // /v1/models
+Json health(const ModelSet& models);   // /health; "status" is "ok", "loading" or "failed"
+Json model(const ServedModel& model);  // an entry of /v1/models
+Json models(const ModelSet& models);   // /v1/models
 Json props(const ModelSet& models, const openai::RequestDefaults& defaults);  // /props
 Json state(const ModelSet& models);     // /weft/state: the machine room, of the first model
 std::string metrics(const ModelSet& models);  // /metrics

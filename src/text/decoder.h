@@ -46,8 +46,8 @@ struct DecodedToken {
   Sampled sampled;
   bool last = false;  // max_tokens or the context is full: it gets no more, and waits for finish()
   bool complete = false;  // `last` because the filter lets nothing follow: a whole answer
-  // Nothing could be sampled (all tokens banned, logits that are no numbers): `last` is set,
-  // `sampled` means nothing, and the other requests go on.
+  // Nothing could be sampled (all tokens banned, logits that are no numbers) or computed
+  // (Workspace::failure): `last` is set, `sampled` means nothing, and the other requests go on.
   std::optional<Error> error;
 };
 
@@ -98,8 +98,8 @@ class DetachedRequest {
   virtual ~DetachedRequest() = default;  // gives the pages back
 };
 
-// A decoder whose requests can move to another one over the same model and pool, at any time between
-// two steps. No page is copied, and the answer is the same.
+// A decoder whose requests can move to another one over the same model, at any time between two steps,
+// and answer the same. Over the same pool no page is copied; a pool without room: kOutOfResources.
 class PlainDecoder : public Decoder {
  public:
   virtual std::unique_ptr<DetachedRequest> detach(RequestId id) = 0;

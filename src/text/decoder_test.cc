@@ -160,17 +160,14 @@ TEST(plain_decoder, prefixes_are_shared_while_they_are_made_and_only_within_a_sc
   EXPECT_EQ(answers[3], answers[1]);
 }
 
-// Two loops over one pool, as in semi-PD: after its prompt each request moves to the other decoder.
-TEST(plain_decoder, a_request_goes_on_in_another_decoder_of_the_same_pool) {
-  const auto model = load("llama3_tied");
-  auto pool = std::make_shared<KvPool>(KvCacheOptions{.num_layers = model->config().num_layers,
-                                                      .shape = model->kv_shape(),
-                                                      .capacity_tokens = 512});
+// After its prompt each request moves to the other decoder.
+void move_each(const std::shared_ptr<const models::LanguageModel>& model,
+               const std::shared_ptr<KvPool>& pool, const std::shared_ptr<KvPool>& to) {
   const auto all = requests();
   Answers got;
   {
     const auto prefill = make_plain_decoder(model, {.pool = pool}, CoreSet());
-    const auto decode = make_plain_decoder(model, {.pool = pool}, CoreSet());
+    const auto decode = make_plain_decoder(model, {.pool = to}, CoreSet());
     for (RequestId id = 0; id < all.size(); ++id) {
       prefill->start(id, all[id]);
       while (prefill->prompt_tokens_left(id) != 0)
@@ -178,7 +175,10 @@ TEST(plain_decoder, a_request_goes_on_in_another_decoder_of_the_same_pool) {
           got[token.request].push_back(token.sampled.token);
       const size_t free_before = prefill->free_tokens();
       decode->attach(prefill->detach(id));
-      EXPECT_EQ(decode->free_tokens(), free_before) << "no page is copied";
+      if (to == pool)
+        EXPECT_EQ(decode->free_tokens(), free_before) << "no page is copied";
+      else
+        EXPECT_GT(prefill->free_tokens(), free_before) << "its pages come back";
       for (const DecodedToken& token : decode->step({})) {
         got[token.request].push_back(token.sampled.token);
         if (token.last) decode->finish(token.request);
@@ -200,9 +200,37 @@ TEST(plain_decoder, a_request_goes_on_in_another_decoder_of_the_same_pool) {
   }
   for (RequestId id = 0; id < all.size(); ++id)
     EXPECT_EQ(got[id], run(model, {all[id]}, 512)[0]) << id;
-  EXPECT_EQ(pool->free_tokens(), pool->capacity_tokens());
-  EXPECT_EQ(pool->audit(), "");
+  for (const auto& each : {pool, to}) {
+    EXPECT_EQ(each->free_tokens(), each->capacity_tokens());
+    EXPECT_EQ(each->audit(), "");
+  }
 }
+
+std::shared_ptr<KvPool> pool_of(const models::LanguageModel& model, size_t tokens) {
+  return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model.config().num_layers,
+                                                 .shape = model.kv_shape(),
+                                                 .capacity_tokens = tokens});
+}
+
+// Two loops over one pool, as in semi-PD.
+TEST(plain_decoder, a_request_goes_on_in_another_decoder_of_the_same_pool) {
+  const auto model = load("llama3_tied");
+  const auto pool = pool_of(*model, 512);
+  move_each(model, pool, pool);
+}
+
+// Its keys and values are copied, and a pool of another size lays them out in another way.
+TEST(plain_decoder, a_request_goes_on_in_a_decoder_of_another_pool) {
+  const auto model = load("llama3_tied");
+  move_each(model, pool_of(*model, 512), pool_of(*model, 768));
+  const auto from = make_plain_decoder(model, {.pool = pool_of(*model, 512)}, CoreSet());
+  const auto full = make_plain_decoder(model, {.pool = pool_of(*model, 16)}, CoreSet());
+  from->start(1, requests()[3]);
+  from->step({});
+  EXPECT_THROW(full->attach(from->detach(1)), Error);
+  EXPECT_EQ(from->free_tokens(), 512u);
+}
+
 
 TEST(plain_decoder, requests_end_at_their_limit_or_the_contexts) {
   const auto model = load("llama_linear");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/error.h"
 #include "text/kv_cache.h"
@@ -9,7 +10,7 @@
 namespace weft::text {
 
 std::vector<float> embed(const models::LanguageModel& model, std::span<const Token> tokens,
-                         const CoresTurn& turn) {
+                         const CoresTurn& turn, std::shared_ptr<KvPool> pool) {
   constexpr size_t kPieceTokens = 256;
   const models::LanguageModelConfig& config = model.config();
   if (tokens.empty()) fail(ErrorKind::kInvalidInput, "the text to embed is empty");
@@ -17,9 +18,11 @@ std::vector<float> embed(const models::LanguageModel& model, std::span<const Tok
     fail(ErrorKind::kInvalidInput, "the text to embed has {} tokens; the model's limit is {}",
          tokens.size(), config.context_length);
 
-  KvCache cache({.num_layers = config.num_layers,
-                 .shape = model.kv_shape(),
-                 .capacity_tokens = tokens.size()});
+  if (pool == nullptr)
+    pool = std::make_shared<KvPool>(KvCacheOptions{.num_layers = config.num_layers,
+                                                   .shape = model.kv_shape(),
+                                                   .capacity_tokens = tokens.size()});
+  KvCache cache(std::move(pool));
   const SequenceId sequence = cache.create();
   WEFT_ASSERT(cache.reserve(sequence, tokens.size()));
   const auto workspace = model.make_workspace();
@@ -33,6 +36,7 @@ std::vector<float> embed(const models::LanguageModel& model, std::span<const Tok
                                             .logits = models::LogitsWanted::kNone,
                                             .hidden = hidden.data()}};
     turn([&](const CoreSet& cores) { model.forward(input, cache, nullptr, *workspace, cores); });
+    if (const Error* const error = workspace->failure(0)) throw *error;
     for (size_t i = 0; i < piece.size() * config.hidden_size; ++i)
       sum[i % config.hidden_size] += hidden[i];
   }

@@ -272,6 +272,25 @@ size_t KvCache::length(SequenceId sequence) const {
   return *std::min_element(s.layer_length.begin(), s.layer_length.end());
 }
 
+void KvCache::stored_elsewhere(SequenceId sequence, size_t length) {
+  KvSequence& s = get(sequence);
+  WEFT_ASSERT(length <= s.room);
+  std::fill(s.layer_length.begin(), s.layer_length.end(), length);
+}
+
+void KvCache::follow(SequenceId sequence, std::span<const KvBlock> blocks, size_t stored,
+                     size_t room) {
+  if (sequence >= sequences_.size()) sequences_.resize(sequence + 1);
+  KvSequence& s = sequences_[sequence];
+  s.live = true;
+  s.room = room;
+  s.layer_length.assign(options_.num_layers, stored);
+  grow_page_table(s, blocks.size());
+  if (s.blocks.size() > blocks.size()) s.blocks.resize(blocks.size());
+  for (size_t page = 0; page < blocks.size(); ++page)
+    if (page >= s.blocks.size() || s.blocks[page] != blocks[page]) set_page(s, page, blocks[page]);
+}
+
 void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
                      const float* k, const float* v, size_t stride) {
   KvSequence& s = get(sequence);

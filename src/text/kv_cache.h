@@ -93,6 +93,14 @@ class KvCache final : public kernels::KvStore {
   std::string audit() const;  // of the narrow pages; empty, or what is wrong
   const std::shared_ptr<KvPool>& pool() const { return pool_; }
 
+  // Where another process computes over the pool's memory, which it maps. Here: what it needs to
+  // know, and that it has stored the tokens below `length` in all layers, where room was reserved.
+  std::span<const KvBlock> blocks(SequenceId sequence) const { return get(sequence).blocks; }
+  void stored_elsewhere(SequenceId sequence, size_t length);
+  // There: `sequence`, any number, is the one in these blocks, with so many tokens in it and room
+  // below `room`. Its pool allocates nothing.
+  void follow(SequenceId sequence, std::span<const KvBlock> blocks, size_t stored, size_t room);
+
   void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
               const float* k, const float* v, size_t stride) override;
   kernels::KvView view(size_t layer, size_t sequence) const override;

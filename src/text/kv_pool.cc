@@ -38,7 +38,9 @@ KvPool::KvPool(const KvCacheOptions& options) : options_(options) {
          "KV cache: {} tokens of {} bytes each are more than a machine can address. Ask for a "
          "shorter context.",
          tokens, block_bytes_ / kPageTokens);
-  memory_ = Buffer(num_runs * kRunBlocks * block_bytes_, "the KV cache (ask for a shorter context)");
+  const size_t bytes = num_runs * kRunBlocks * block_bytes_;
+  memory_ = options.memory ? options.memory(bytes)
+                           : Buffer(bytes, "the KV cache (ask for a shorter context)");
   owners_.resize(num_blocks);
   node_of_.assign(num_blocks, kRoot);
   free_.resize(num_blocks);

@@ -14,6 +14,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -39,6 +40,8 @@ struct KvCacheOptions {
   kernels::KvFormat format = kernels::KvFormat::kF16;
   size_t capacity_tokens = 0;  // rounded up to whole pages of 16 bit; shared by all sequences
   std::shared_ptr<const KvPolicy> policy = nullptr;  // which widths; null: 16 bit
+  // Where so many bytes come from, such as memory that other processes map; none: the system.
+  std::function<Buffer(size_t bytes)> memory = {};
 };
 
 class KvPool {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/buffer.h"
@@ -151,7 +152,7 @@ class BatchDecoder final : public PlainDecoder {
   std::vector<size_t> advanced_;    // requests_ that the batch advances
   std::vector<SequenceInput> batch_;
   std::vector<DecodedToken> decoded_;
-  Scratch<float> logits_;
+  float* logits_ = nullptr;         // the workspace's
   TailoredStep tailored_;           // rows of requests that use a set
   Scratch<float> hidden_, whole_;   // of them; logits of the whole head, where one asks it
   std::vector<size_t> to_verify_;   // requests_ whose drafts are complete
@@ -232,10 +233,35 @@ std::unique_ptr<DetachedRequest> BatchDecoder::detach(RequestId id) {
   return std::make_unique<Detached>(std::move(request), std::move(sequence), cache_.pool());
 }
 
+// A sequence of 16 bit out of another pool, copied.
+SequenceId copy_sequence(KvCache& cache, const KvSequence& from, KvPool& pool) {
+  WEFT_ASSERT(!from.narrow && pool.options().format == cache.pool()->options().format);
+  const size_t length = *std::min_element(from.layer_length.begin(), from.layer_length.end());
+  const SequenceId id = cache.create();
+  if (!cache.reserve(id, length)) {
+    cache.release(id);
+    fail(ErrorKind::kOutOfResources,
+         "the KV cache has no room for {} tokens that come from another one", length);
+  }
+  const kernels::KvShape& shape = pool.options().shape;
+  const size_t head_bytes = shape.page_bytes(pool.options().format) / shape.num_kv_heads;
+  const std::span<const KvBlock> blocks = cache.blocks(id);
+  for (size_t page = 0; page < blocks.size(); ++page)
+    for (size_t layer = 0; layer < pool.options().num_layers; ++layer)
+      for (size_t head = 0; head < shape.num_kv_heads; ++head)
+        std::memcpy(
+            cache.pool()->page(layer, blocks[page]) + head * cache.pool()->head_stride(),
+            pool.page(layer, from.blocks[page]) + head * pool.head_stride(), head_bytes);
+  cache.stored_elsewhere(id, length);
+  return id;
+}
+
 void BatchDecoder::attach(std::unique_ptr<DetachedRequest> request) {
   auto& detached = static_cast<Detached&>(*request);
-  WEFT_ASSERT(detached.pool_ == cache_.pool());
-  detached.request_.sequence = cache_.put_in(std::exchange(detached.sequence_, {}));
+  detached.request_.sequence =
+      detached.pool_ == cache_.pool()
+          ? cache_.put_in(std::exchange(detached.sequence_, {}))
+          : copy_sequence(cache_, detached.sequence_, *detached.pool_);
   requests_.push_back(std::move(detached.request_));
 }
 
@@ -246,11 +272,11 @@ std::span<const DecodedToken> BatchDecoder::step(const StepPlan& plan) {
   if (batch_.empty()) return decoded_;
 
   split_heads();
-  float* const logits = logits_.data();
-  model_->forward(batch_, cache_, logits, *workspace_, cores_);
+  model_->forward(batch_, cache_, logits_, *workspace_, cores_);
 
   for (size_t i = 0; i < batch_.size(); ++i) {
     Request& r = requests_[advanced_[i]];
+    if (workspace_->failure(i) != nullptr) continue;
     r.stored += batch_[i].tokens.size();
     if (keep_prefixes_) cache_.keep_prefix(r.sequence, r.prefix_scope, r.tokens);
   }
@@ -270,7 +296,7 @@ void BatchDecoder::split_heads() {
     if (batch_[i].logits == LogitsWanted::kNone) continue;
     ++(requests_[advanced_[i]].uses_set() ? num_tailored : num_wanted);
   }
-  logits_.need(num_wanted * config.vocab_size);
+  logits_ = workspace_->logits(num_wanted * config.vocab_size);
   tailored_.clear();
   if (num_tailored == 0) return;
   float* hidden = hidden_.need(num_tailored * config.hidden_size);
@@ -290,10 +316,15 @@ void BatchDecoder::sample_row(size_t input, size_t& logits_row, size_t& tailored
   const bool sampled = tailored || batch_[input].logits != LogitsWanted::kNone;
   const size_t row = tailored ? tailored_row : logits_row;
   if (sampled) ++(tailored ? tailored_row : logits_row);
+  if (const Error* const error = workspace_->failure(input)) {
+    r.done = true;
+    decoded_.push_back({.request = r.id, .sampled = {}, .last = true, .error = *error});
+    return;
+  }
   if (fail_for_bad_value(r) || !sampled) return;
   if (!tailored) {
     const size_t vocab_size = model_->config().vocab_size;
-    sample(r, {logits_.data() + row * vocab_size, vocab_size});
+    sample(r, {logits_ + row * vocab_size, vocab_size});
   } else if (r.drafts()) {
     propose(r, advanced_[input], row);
   } else {

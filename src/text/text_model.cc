@@ -96,7 +96,8 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
     out.chat_template_.emplace(*source, checkpoint.name() + ": chat template");
     out.chat_template_text_ = *std::move(source);
   }
-  out.model_ = models::load_language_model(out.checkpoint_, cores, progress, options.head);
+  out.model_ = models::load_language_model(out.checkpoint_, cores, progress, options.head,
+                                           options.weights);
   return out;
 }
 
@@ -156,7 +157,7 @@ VocabChoice TextModel::choose_vocab(std::optional<std::string> profile,
 std::unique_ptr<PlainDecoder> TextModel::make_decoder(CoreSet cores,
                                                       const DecoderOptions& options) const {
   const size_t capacity = options.capacity_tokens == 0 ? kv_room_ : options.capacity_tokens;
-  return make_plain_decoder(model_,
+  return make_plain_decoder(options.model != nullptr ? options.model : model_,
                             {.kv_format = options_.kv_format,
                              .capacity_tokens = capacity,
                              .context_length = context_,

@@ -44,6 +44,7 @@ struct TextModelOptions {
   // kWhenNeeded with heads that are tailored: the whole one stays in the file as long as none asks it.
   models::HeadLoading head = models::HeadLoading::kNow;
   std::function<void(const TextMemoryPlan&)> on_plan = {};  // before anything is loaded
+  Arena* weights = nullptr;  // for the packed weights (models::load_language_model)
 };
 inline constexpr size_t kDefaultContext = 4096;
 
@@ -59,6 +60,7 @@ class TextModel {
 
   const std::string& name() const { return checkpoint_->name(); }
   const models::LanguageModel& model() const { return *model_; }
+  std::shared_ptr<const models::LanguageModel> shared_model() const { return model_; }
   const formats::Tokenizer& tokenizer() const { return *tokenizer_; }
   bool has_chat_template() const { return chat_template_.has_value(); }
   std::string_view chat_template_text() const { return chat_template_text_; }  // "" without one
@@ -86,6 +88,8 @@ class TextModel {
     size_t capacity_tokens = 0;  // of the KV cache in 16 bit, all requests together; 0: one context
     bool keep_prefixes = true;
     std::shared_ptr<KvPool> pool = nullptr;  // instead of one of its own
+    // Computes instead of model(), with the same results.
+    std::shared_ptr<const models::LanguageModel> model = nullptr;
   };
   std::unique_ptr<PlainDecoder> make_decoder(CoreSet cores, const DecoderOptions& options) const;
   std::unique_ptr<PlainDecoder> make_decoder(CoreSet cores) const {

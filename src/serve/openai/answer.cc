@@ -15,6 +15,7 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
                       "Shorten the prompt, or start the server with a longer --context.",
                       prompt.size(), model.model().context_length()),
           request_.chat ? "messages" : "prompt", "context_length_exceeded");
+    if (request_.echo && request_.want_logprobs) echo_logprobs_.push_back(score(prompt));
     for (size_t n = 0; n < request_.num_choices; ++n) {
       auto job = std::make_shared<Job>();
       job->id = new_request_id();
@@ -42,6 +43,23 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
     for (size_t i = 0; i < submitted; ++i) model_.cancel(*choices_[i].job);
     throw to_api_error(error);
   }
+}
+
+std::vector<LogprobEntry> Answer::score(const std::vector<text::Token>& prompt) const {
+  const formats::Tokenizer& tokenizer = model_.model().tokenizer();
+  std::vector<LogprobEntry> out = {{{tokenizer.piece(prompt.front(), true), std::nullopt}, {}}};
+  try {
+    for (const text::Sampled& token : model_.score(prompt, request_.num_top_logprobs))
+      out.push_back(logprob_entry(tokenizer, token));
+  } catch (const Error& error) {
+    throw to_api_error(error);
+  }
+  return out;
+}
+
+std::span<const LogprobEntry> Answer::echo_logprobs(size_t choice) const {
+  if (echo_logprobs_.empty()) return {};
+  return echo_logprobs_[choice / request_.num_choices];
 }
 
 Answer::~Answer() {

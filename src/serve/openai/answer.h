@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,8 @@ class Answer {
   const AnswerRequest& request() const { return request_; }
   const std::string& model_name() const { return model_.name(); }
   size_t num_choices() const { return choices_.size(); }
+  // Of the prompt's tokens, where `echo` and `logprobs` ask for both; else empty.
+  std::span<const LogprobEntry> echo_logprobs(size_t choice) const;
   Usage usage() const;
   std::optional<VocabUsage> vocab_usage() const;  // nothing without tailoring
   Json timings() const;  // llama.cpp's names: prompt_n, prompt_ms, predicted_n, predicted_ms ...
@@ -56,12 +59,14 @@ class Answer {
     size_t num_tokens = 0;
     bool open = true;
   };
+  std::vector<LogprobEntry> score(const std::vector<text::Token>& prompt) const;
   void close(Choice& choice, text::FinishReason reason, Piece& piece);
 
   ServedModel& model_;
   const AnswerRequest request_;
   std::shared_ptr<AnswerQueue> queue_;
   std::vector<Choice> choices_;  // prompt by prompt
+  std::vector<std::vector<LogprobEntry>> echo_logprobs_;  // of each prompt
   std::vector<AnswerEvent> events_;
   size_t num_open_ = 0;
 };

@@ -4,6 +4,13 @@
 
 namespace weft::serve::openai {
 
+LogprobEntry logprob_entry(const formats::Tokenizer& tokenizer, const text::Sampled& sampled) {
+  LogprobEntry out{{tokenizer.piece(sampled.token, true), sampled.logprob}, {}};
+  for (const text::TokenLogprob& top : sampled.top)
+    out.top.push_back({tokenizer.piece(top.token, true), top.logprob});
+  return out;
+}
+
 ChoiceText::ChoiceText(const formats::Tokenizer& tokenizer, const AnswerRequest& request)
     : tokenizer_(tokenizer),
       request_(request),
@@ -16,7 +23,7 @@ ChoiceText::ChoiceText(const formats::Tokenizer& tokenizer, const AnswerRequest&
 
 Delta ChoiceText::push(const text::Sampled& sampled) {
   if (stopped()) return {};
-  if (request_.want_logprobs) held_.push_back(entry(sampled));
+  if (request_.want_logprobs) held_.push_back(logprob_entry(tokenizer_, sampled));
   if (request_.stop_at_end && tokenizer_.is_end(sampled.token)) return {};
   return show(stop_.push(stream_.push(sampled.token)));
 }
@@ -50,13 +57,6 @@ Delta ChoiceText::show(std::string text) {
   delta.text = std::move(text);
   if (!delta.text.empty() || !delta.calls.empty()) delta.logprobs = std::exchange(held_, {});
   return delta;
-}
-
-LogprobEntry ChoiceText::entry(const text::Sampled& sampled) const {
-  LogprobEntry out{{tokenizer_.piece(sampled.token, true), sampled.logprob}, {}};
-  for (const text::TokenLogprob& top : sampled.top)
-    out.top.push_back({tokenizer_.piece(top.token, true), top.logprob});
-  return out;
 }
 
 }  // namespace weft::serve::openai

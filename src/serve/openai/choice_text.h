@@ -16,7 +16,7 @@ namespace weft::serve::openai {
 
 struct TokenText {
   std::string bytes;
-  float logprob = 0;
+  std::optional<float> logprob = 0;  // none: a prompt's first token, which nothing precedes
 };
 struct LogprobEntry {
   TokenText token;
@@ -30,6 +30,8 @@ struct Delta {
   bool empty() const { return text.empty() && calls.empty() && logprobs.empty(); }
 };
 
+LogprobEntry logprob_entry(const formats::Tokenizer& tokenizer, const text::Sampled& sampled);
+
 class ChoiceText {
  public:
   // Both outlive it.
@@ -42,7 +44,6 @@ class ChoiceText {
 
  private:
   Delta show(std::string text);
-  LogprobEntry entry(const text::Sampled& sampled) const;
 
   const formats::Tokenizer& tokenizer_;
   const AnswerRequest& request_;

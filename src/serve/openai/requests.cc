@@ -343,8 +343,6 @@ AnswerRequest parse_completion_request(const Json& body, const text::TextModel& 
       best_of && static_cast<size_t>(*best_of) != request.num_choices)
     bad_field("best_of", "is not supported beyond 'n'");
   request.echo = fields.boolean("echo").value_or(false);
-  if (request.echo && request.want_logprobs)
-    bad_field("echo", "with 'logprobs' is not supported: prompts have no logprobs here");
   PromptList prompts =
       parse_prompts(fields, "prompt", model, defaults.max_choices / request.num_choices);
   request.prompts = std::move(prompts.tokens);

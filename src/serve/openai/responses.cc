@@ -32,7 +32,7 @@ Json chat_token(const TokenText& token) {
   Json bytes = Json::array();
   for (const char byte : token.bytes) bytes.push_back(static_cast<unsigned char>(byte));
   return {{"token", valid_utf8(token.bytes)},
-          {"logprob", token.logprob},
+          {"logprob", *token.logprob},
           {"bytes", std::move(bytes)}};
 }
 
@@ -47,14 +47,14 @@ Json chat_logprobs(const std::vector<LogprobEntry>& entries) {
   return {{"content", std::move(content)}, {"refusal", nullptr}};
 }
 
-Json completion_logprobs(const std::vector<LogprobEntry>& entries, size_t text_offset) {
+Json completion_logprobs(std::span<const LogprobEntry> entries, size_t text_offset) {
   Json tokens = Json::array(), logprobs = Json::array(), tops = Json::array(),
        offsets = Json::array();
   for (const LogprobEntry& entry : entries) {
     tokens.push_back(valid_utf8(entry.token.bytes));
-    logprobs.push_back(entry.token.logprob);
-    Json top = Json::object();
-    for (const TokenText& t : entry.top) top[valid_utf8(t.bytes)] = t.logprob;
+    logprobs.push_back(entry.token.logprob ? Json(*entry.token.logprob) : Json());
+    Json top = entry.token.logprob ? Json::object() : Json();
+    for (const TokenText& t : entry.top) top[valid_utf8(t.bytes)] = *t.logprob;
     tops.push_back(std::move(top));
     offsets.push_back(text_offset);
     text_offset += entry.token.bytes.size();
@@ -148,6 +148,12 @@ Json WholeResponse::body(const ResponseHead& head, const Answer& answer) const {
       one["logprobs"] = request.want_logprobs
                             ? completion_logprobs(choice.all.logprobs, echo.size())
                             : Json();
+      if (const auto of_prompt = answer.echo_logprobs(i); !of_prompt.empty()) {
+        Json all = completion_logprobs(of_prompt, 0);
+        for (auto& [name, values] : all.items())
+          for (Json& value : one["logprobs"][name]) values.push_back(std::move(value));
+        one["logprobs"] = std::move(all);
+      }
     }
     one["finish_reason"] = choice.finish_reason;
     body["choices"].push_back(std::move(one));
@@ -163,7 +169,11 @@ StreamedResponse::StreamedResponse(ResponseHead head, const Answer& answer)
       request_(answer.request()),
       calls_(answer.num_choices()),
       text_offset_(answer.num_choices()) {
-  for (size_t i = 0; i < text_offset_.size(); ++i) text_offset_[i] = echo_of(request_, i).size();
+  for (size_t i = 0; i < text_offset_.size(); ++i) {
+    text_offset_[i] = echo_of(request_, i).size();
+    const auto of_prompt = answer.echo_logprobs(i);
+    echo_logprobs_.push_back(of_prompt.empty() ? Json() : completion_logprobs(of_prompt, 0));
+  }
 }
 
 Json StreamedResponse::chunk() const {
@@ -185,8 +195,10 @@ std::string StreamedResponse::begin() const {
     } else {
       const std::string& echo = echo_of(request_, i);
       if (echo.empty()) continue;
-      first["choices"].push_back(
-          {{"index", i}, {"text", echo}, {"logprobs", nullptr}, {"finish_reason", nullptr}});
+      first["choices"].push_back({{"index", i},
+                                  {"text", echo},
+                                  {"logprobs", echo_logprobs_[i]},
+                                  {"finish_reason", nullptr}});
     }
     out += event_of(first);
   }

@@ -47,6 +47,7 @@ class StreamedResponse {
   const AnswerRequest& request_;
   std::vector<size_t> calls_;        // so far, of each choice
   std::vector<size_t> text_offset_;  // bytes, of each choice
+  std::vector<Json> echo_logprobs_;  // of each choice's prompt; null: not asked for
 };
 
 }  // namespace weft::serve::openai

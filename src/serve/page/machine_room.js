@@ -128,6 +128,24 @@ function draw(room, state) {
     if (state.partition.last_decision) node("div", shares, { class: "muted" }, state.partition.last_decision);
   }
 
+  if (state.partition?.forecast) {
+    for (const [key, title] of [["ttft", "First token: predicted and observed"], ["tpot", "Time per token: predicted and observed"]]) {
+      const box = card(cards, title), of = (kind) => state.partition.forecast[`${kind}_${key}_ms`];
+      node("div", box, { class: "big" }, `${number(of("predicted"), 1)} ms `).append(
+        Object.assign(document.createElement("small"), { textContent: `predicted · observed ${number(of("observed"), 1)} ms` }));
+      chart(box, title, ["predicted", "observed"].map((kind) => (p) => p.forecast?.[`${kind}_${key}_ms`] ?? undefined), 10);
+      legend(box, ["predicted", "observed"]);
+    }
+  }
+
+  if (state.workers) {
+    const workers = card(cards, "Worker processes");
+    const ready = state.workers.filter((w) => w.state === "ready").length;
+    node("div", workers, { class: "big" }, `${ready} of ${state.workers.length} ready`);
+    for (const w of state.workers)
+      node("div", workers, { class: "muted" }, `${w.role}: ${w.state}${w.pid ? `, process ${w.pid}` : ""}, replaced ${number(w.restarts)} times`);
+  }
+
   const names = { ttft_ms: "Time to the first token", tpot_ms: "Time per token of an answer", gap_ms: "Gaps between tokens" };
   for (const [key, title] of Object.entries(names)) {
     const latency = state.latency?.[key];
@@ -169,6 +187,7 @@ async function look(room) {
     kvBytes: kv.bytes,
     prefillCores: state.partition?.prefill_cores,
     decodeCores: state.partition?.decode_cores,
+    forecast: state.partition?.forecast,
   });
   while (history.length > 0 && history.at(-1).time - history[0].time > SECONDS) history.shift();
   draw(room, state);

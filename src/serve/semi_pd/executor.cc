@@ -1,6 +1,7 @@
 #include "serve/semi_pd/executor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <iterator>
@@ -10,49 +11,12 @@
 
 #include "base/core_share.h"
 #include "serve/chunk_bound.h"
+#include "serve/semi_pd/loop.h"
 #include "serve/semi_pd/window_recorder.h"
 #include "serve/turns.h"
 
 namespace weft::serve::semi_pd {
 namespace {
-
-// A request between the two loops.
-struct Moving {
-  RunningJob job;
-  std::unique_ptr<text::DetachedRequest> request;
-};
-
-// One of the two: a batch of requests and the cores that it computes on.
-struct Loop {
-  Loop(const text::TextModel& model, const std::shared_ptr<text::KvPool>& pool, CoreSet cores,
-       Metrics& metrics, const PromptOrder& order)
-      : Loop(model.make_decoder(cores, {.pool = pool}), model, metrics, order) {}
-
-  void attach(Moving moving) {
-    decoder.attach(std::move(moving.request));
-    batch.add(std::move(moving.job));
-  }
-  Moving detach(text::RequestId id) {
-    Moving moving{batch.remove(id), decoder.detach(id)};
-    return moving;
-  }
-  std::vector<Moving> detach_answers() {
-    std::vector<text::RequestId> ids;
-    for (const RunningJob& job : batch.jobs())
-      if (!job.in_prefill()) ids.push_back(job.id());
-    std::vector<Moving> out;
-    for (const text::RequestId id : ids) out.push_back(detach(id));
-    return out;
-  }
-
-  text::PlainDecoder& decoder;
-  Batch batch;
-
- private:
-  Loop(std::unique_ptr<text::PlainDecoder> d, const text::TextModel& model, Metrics& metrics,
-       const PromptOrder& order)
-      : decoder(*d), batch(std::move(d), model.tokenizer(), metrics, order) {}
-};
 
 // How soon the memory of a step that took long fades.
 constexpr double kNewestStep = 0.1;
@@ -69,6 +33,7 @@ class SemiPdExecutor final : public PartitionedExecutor {
   const Metrics& metrics() const override { return metrics_; }
   void compute(const std::function<void(const CoreSet&)>& work) override;
   void apply(const Partition& partition) override;
+  bool settled() const override { return share_.settled(); }
 
  private:
   void run_prefill();
@@ -101,7 +66,8 @@ class SemiPdExecutor final : public PartitionedExecutor {
 
   const SemiPdOptions options_;
   Metrics metrics_;
-  CoreShare share_;
+  std::optional<CoreShare> own_share_;  // unless phases have processes of their own
+  CoreShare& share_;
   std::shared_ptr<text::KvPool> pool_;
   WindowRecorder recorder_;
   std::atomic<bool> one_loop_{false};
@@ -144,50 +110,32 @@ class SemiPdExecutor final : public PartitionedExecutor {
   Partition partition_;
   uint64_t partition_moves_ = 0;
   std::string last_decision_;
+  std::optional<PhaseForecast> forecast_;
   std::optional<PartitionController> controller_;  // its thread's
 
   std::vector<std::thread> threads_;
 };
 
-// The controller's promises reach the loops too: which prompts first, and how much of them in one
-// step where answers wait for it.
-SemiPdOptions with_promises(SemiPdOptions options) {
-  const bool promised = options.controller.slo.ttft_s || options.controller.slo.tpot_s;
-  if (options.partition && !(promised && !options.profile.on_cores.empty())) return options;
-  const PhaseModel model(SloModel::kMg1, options.profile, options.controller.slo.percentile);
-  const SloTargets slo = PartitionController(options.controller, options.profile).targets();
-  const double s_per_token = model.speeds().prefill_s_per_token(options.num_cores);
-  // What is left of a token's time for scheduling and for steps that take longer than they should.
-  constexpr double kOfTpot = 0.8;
-  // Two tokens' time is what the paper's users do not notice yet, as taste goes; four is a text that
-  // still moves.
-  options.promises = {.ttft_s = slo.ttft_s,
-                      .tpot_s = slo.tpot_s,
-                      .longest_gap_s = options.max_stall_s.value_or(2 * slo.tpot_s),
-                      .longest_rest_s = options.max_stall_s.value_or(4 * slo.tpot_s)};
-  options.controller.max_stall_s = options.max_stall_s;
-  options.controller.one_loop_knows_promises = true;
-  if (!options.max_stall_s) options.max_stall_s = kOfTpot * slo.tpot_s;
-  const double fit = *options.max_stall_s / s_per_token;
-  options.controller.chunk_tokens =
-      static_cast<size_t>(std::clamp(fit, 1.0, static_cast<double>(options.chunk_tokens)));
-  options.order.promised_ttft_s = slo.ttft_s;
-  options.order.s_per_token = s_per_token;
-  // A prompt that came too late for its promise still gets its turn.
-  constexpr double kAtMost = 10;
-  options.order.small_first_until_s = kAtMost * slo.ttft_s;
-  return options;
+text::TextModel::DecoderOptions decoder_options(const SemiPdOptions& options, Phase phase,
+                                                const std::shared_ptr<text::KvPool>& pool) {
+  if (options.isolation == nullptr) return {.pool = pool};
+  return {.pool = pool, .model = options.isolation->model(phase)};
 }
 
 SemiPdExecutor::SemiPdExecutor(const text::TextModel& model, const SemiPdOptions& options)
     : options_(options),
-      share_({.num_cores = options.num_cores}),
-      pool_(model.make_pool(options.kv_tokens)),
+      share_(options.isolation != nullptr
+                 ? options.isolation->share()
+                 : own_share_.emplace(CoreShareOptions{.num_cores = options.num_cores})),
+      pool_(options.isolation != nullptr ? options.isolation->pool()
+                                         : model.make_pool(options.kv_tokens)),
       recorder_(options.controller.slo.percentile),
-      prefill_(model, pool_, share_.cores(Phase::kPrefill), metrics_, options.order),
+      prefill_(model, decoder_options(options, Phase::kPrefill, pool_),
+               share_.cores(Phase::kPrefill), metrics_, options.order),
       chunk_bound_(options.chunk_tokens, options.max_stall_s),
       speeds_(options.promises ? std::optional<PhaseSpeeds>(options.profile) : std::nullopt),
-      decode_(model, pool_, share_.cores(Phase::kDecode), metrics_, options.order) {
+      decode_(model, decoder_options(options, Phase::kDecode, pool_), share_.cores(Phase::kDecode),
+              metrics_, options.order) {
   pool_->make_resident();
   for (Loop* const loop : {&prefill_, &decode_}) {
     loop->batch.on_first_token = [this](const Job& job) { recorder_.first_token(job); };
@@ -252,6 +200,7 @@ ExecutorState SemiPdExecutor::state() const {
               .decode_cores = decode_share(partition_, options_.num_cores),
               .moves = partition_moves_,
               .last_decision = last_decision_,
+              .forecast = forecast_,
           }};
 }
 
@@ -606,6 +555,16 @@ void SemiPdExecutor::make_room_in_decode() {
 
 // ---- the controller
 
+PhaseForecast forecast(const Decision& decision, const Window& window) {
+  const auto bounded = [](double seconds) {
+    return std::isfinite(seconds) ? std::optional(seconds) : std::nullopt;
+  };
+  return {.predicted_ttft_s = bounded(decision.predicted.ttft_s),
+          .observed_ttft_s = window.ttft_s,
+          .predicted_tpot_s = bounded(decision.predicted.tpot_s),
+          .observed_tpot_s = window.tpot_s};
+}
+
 void SemiPdExecutor::run_controller() {
   // Emergencies are looked for this often: a stalled answer is one of tens of milliseconds.
   constexpr auto kTick = std::chrono::milliseconds(20);
@@ -628,6 +587,7 @@ void SemiPdExecutor::run_controller() {
       if (options_.log && decision.reason != Reason::kIdle) options_.log(text);
       const std::lock_guard lock(mutex_);
       last_decision_ = std::move(text);
+      if (!decision.candidates.empty()) forecast_ = forecast(decision, window);
     } else {
       Window moment;
       add_moment(moment);

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "serve/batch.h"
+#include "serve/isolate/isolation.h"
 #include "serve/phase_executor.h"
 #include "serve/semi_pd/partition_controller.h"
 #include "serve/semi_pd/promises.h"
@@ -35,17 +36,25 @@ struct SemiPdOptions {
   size_t max_queued = 256;
   PromptOrder order = {};
   // Kept in mind by the loop that does both phases: the controller's, or those of a user who gives
-  // an SLO and the partition too. Set by make_semi_pd_executor.
+  // an SLO and the partition too. Set by with_promises.
   std::optional<Promises> promises = {};
+  // Computes in processes of its own, with its pool (of kv_tokens) and its shares of the cores.
+  isolate::Isolation* isolation = nullptr;
   // Each decision of the controller, in words. Called from its thread.
   std::function<void(const std::string&)> log = {};
 };
+
+// The controller's promises reach the loops too: which prompts come first, and how much of them in one
+// step where answers wait for it. make_semi_pd_executor() sees to it.
+SemiPdOptions with_promises(SemiPdOptions options);
 
 class PartitionedExecutor : public PhaseExecutor {
  public:
   // Any thread, any time, unless a controller does it; takes microseconds. Cores move at their next
   // piece of work, requests (to and from "unified") at the next step.
   virtual void apply(const Partition& partition) = 0;
+  // No core is held by a phase that may not use it any more. For benches.
+  virtual bool settled() const = 0;
 };
 
 // `model` outlives it.
