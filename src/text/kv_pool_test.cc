@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <barrier>
+#include <cstdlib>
 #include <map>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -183,6 +187,130 @@ TEST(alloc, generation) {
     cache.keep_prefix(each, 0, text);
   }
   EXPECT_EQ(cache.length(cache.create_from_prefix(0, text)), 0u);
+  EXPECT_EQ(pool->audit(), "");
+}
+
+// What one thread does to a pool that it shares with another, with the books that it keeps of it.
+class PoolUser {
+ public:
+  PoolUser(KvPool& pool, std::vector<std::atomic<int>>& writers, unsigned seed)
+      : pool_(pool), writers_(writers), random_(seed) {}
+
+  void operate() {
+    switch (random_() % 8) {
+      case 0:
+      case 1:
+        return take();
+      case 2:
+      case 3:
+        return drop_some();
+      case 4:
+        return keep_one();
+      case 5:
+        return find();
+      case 6:
+        return unkeep_one();
+      default:
+        return drop_held();
+    }
+  }
+  void drop_all() {
+    while (!mine_.empty()) drop_some();
+    drop_held();
+  }
+  void add_to(std::set<KvBlock>& in_use) const {
+    in_use.insert(mine_.begin(), mine_.end());
+    in_use.insert(held_.begin(), held_.end());
+  }
+
+ private:
+  void write(KvBlock block) { EXPECT_EQ(writers_[block].exchange(1), 0) << "two have " << block; }
+  void no_longer_write(KvBlock block) { writers_[block].store(0); }
+
+  void take() {
+    const size_t before = mine_.size();
+    if (!pool_.take(1 + random_() % 6, random_() % 4, mine_)) {
+      EXPECT_EQ(mine_.size(), before);
+      return;
+    }
+    for (size_t i = before; i < mine_.size(); ++i) write(mine_[i]);
+  }
+  void drop_some() {
+    const size_t left = mine_.empty() ? 0 : random_() % mine_.size();
+    const auto dropped = std::span(mine_).subspan(left);
+    for (const KvBlock block : dropped) no_longer_write(block);
+    pool_.drop(dropped);
+    mine_.resize(left);
+  }
+  std::vector<Token> next_tokens() {
+    return std::vector<Token>(kPageTokens, static_cast<Token>(random_() % 12));
+  }
+  void keep_one() {
+    if (mine_.empty()) return;
+    const KvBlock block = mine_.back();
+    mine_.pop_back();
+    no_longer_write(block);
+    const auto parent = random_() % 2 == 0 ? pool_.root() : last_;
+    const auto kept = pool_.keep(0, parent, next_tokens(), block);
+    held_.push_back(kept ? kept->block : block);
+    if (kept) last_ = kept->node;
+  }
+  void find() {
+    std::vector<KvPool::PrefixNode> nodes;
+    std::vector<Token> tokens = next_tokens();
+    const std::vector<Token> more = next_tokens();
+    tokens.insert(tokens.end(), more.begin(), more.end());
+    pool_.find_prefix(0, tokens, held_, nodes);
+  }
+  void unkeep_one() {
+    if (held_.empty() || !pool_.unkeep(held_.back())) return;
+    EXPECT_TRUE(pool_.is_exclusive(held_.back()));
+    write(held_.back());
+    mine_.push_back(held_.back());
+    held_.pop_back();
+    last_ = pool_.root();
+  }
+  void drop_held() {
+    pool_.drop(held_);
+    held_.clear();
+    last_ = pool_.root();
+  }
+
+  KvPool& pool_;
+  std::vector<std::atomic<int>>& writers_;  // of each block: 1 while somebody may write it
+  std::mt19937 random_;
+  std::vector<KvBlock> mine_;  // to write
+  std::vector<KvBlock> held_;  // to read, each as often as it is owned
+  KvPool::PrefixNode last_ = pool_.root();  // of a block that is held
+};
+
+// No block has two writers, and whenever both threads rest the books agree: what nobody uses is free,
+// and nothing else. WEFT_ALLOC_OPERATIONS=100000000 for a run of a minute.
+TEST(alloc, operations_on_two_threads_give_no_block_twice) {
+  const char* const asked = std::getenv("WEFT_ALLOC_OPERATIONS");
+  const uint64_t operations = asked != nullptr ? std::strtoull(asked, nullptr, 10) : 200'000;
+  const uint64_t rounds = std::max<uint64_t>(1, operations / 2 / 10'000);
+  const auto pool = make_pool(48);
+  std::vector<std::atomic<int>> writers(48);
+  PoolUser users[] = {{*pool, writers, 1}, {*pool, writers, 2}};
+  const auto check = [&]() noexcept {
+    std::set<KvBlock> in_use;
+    for (const PoolUser& user : users) user.add_to(in_use);
+    EXPECT_EQ(pool->free_tokens() / kPageTokens + in_use.size(), 48u);
+    EXPECT_EQ(pool->audit(), "");
+  };
+  std::barrier rest(2, check);
+  std::vector<std::thread> threads;
+  for (PoolUser& user : users)
+    threads.emplace_back([&] {
+      for (uint64_t round = 0; round < rounds; ++round) {
+        for (int i = 0; i < 10'000; ++i) user.operate();
+        rest.arrive_and_wait();
+      }
+      user.drop_all();
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pool->free_tokens(), pool->capacity_tokens());
   EXPECT_EQ(pool->audit(), "");
 }
 
