@@ -16,7 +16,8 @@ namespace weft::bench {
 
 // Of `bench serve` alone. 0 and empty: the bench's choice.
 struct ServeBenchOptions {
-  std::string shape = "mix";  // LoadOptions::shape
+  std::string shape = "mix";           // LoadOptions::shape
+  std::filesystem::path trace = {};    // LoadOptions::trace
   double divide_lengths = 0, arrival_cv = 1;
   std::vector<double> rates = {};  // in units of the measured capacity
   size_t requests = 0;             // a point
@@ -24,6 +25,7 @@ struct ServeBenchOptions {
   double step = 1;  // LoadOptions::step
   std::vector<std::string> only = {};  // systems, by name
   std::filesystem::path svg = {};      // goodput over the rate
+  std::filesystem::path resume = {};   // ServeRecord
 };
 
 struct BenchOptions {
@@ -48,7 +50,11 @@ std::span<const Bench> benches();
 Report run_llm(const BenchOptions& options);
 Report run_serve(const BenchOptions& options);
 Report run_stall(const BenchOptions& options);
+Report run_phase_curves(const BenchOptions& options);
+Report run_switch(const BenchOptions& options);
+Report run_http(const BenchOptions& options);
 Report run_vocab(const BenchOptions& options);
+Report run_isolate(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 Report run_kv(const BenchOptions& options);
 

@@ -13,6 +13,7 @@
 #include "base/random.h"
 #include "bench/bench.h"
 #include "bench/plot.h"
+#include "bench/serve_record.h"
 #include "bench/serve_run.h"
 #include "bench/serve_stall.h"
 #include "bench/serve_systems.h"
@@ -24,6 +25,7 @@ constexpr double kLoose = 10, kTight = 7.5;  // SLOs in units of a request alone
 
 LoadOptions load_options(const ServeBenchOptions& o, bool quick) {
   return {.shape = o.shape,
+          .trace = o.trace,
           .divide_lengths = o.divide_lengths > 0 ? o.divide_lengths : quick ? 8.0 : 4.0,
           .max_tokens = 8000,
           .arrival_cv = o.arrival_cv,
@@ -278,8 +280,18 @@ Report run_serve(const BenchOptions& options) {
   ServeSetting setting(options);
   const size_t vocab_size = setting.vocab_size();
   const LoadOptions base = load_options(options.serve, options.quick);
-  const double capacity = measure_capacity(setting, base, options.stop);
-  const Slo unloaded = measure_unloaded(setting, base, options.stop);
+  const std::string load_name = base.trace.empty() ? "shape '" + base.shape + "'"
+                                                   : "trace " + base.trace.filename().string();
+  ServeRecord record(
+      options.serve.resume,
+      fmt::format("{} on {} cores; {}, lengths divided by {}, {} requests a point, gaps of cv {}, "
+                  "step {}",
+                  setting.model().name(), setting.num_cores(), load_name, base.divide_lengths,
+                  base.count, base.arrival_cv, base.step));
+  if (!record.scale())
+    record.set_scale({.capacity = measure_capacity(setting, base, options.stop),
+                      .unloaded = measure_unloaded(setting, base, options.stop)});
+  const auto [capacity, unloaded] = *record.scale();
   const Slo slo = times(unloaded, kLoose);
   std::vector<double> fractions = options.serve.rates;
   if (fractions.empty())
@@ -289,11 +301,11 @@ Report run_serve(const BenchOptions& options) {
   Report report;
   report.bench = "serve";
   report.notes.push_back(fmt::format(
-      "{} on {} cores; shape '{}', lengths divided by {}, {} requests a point, {} seed(s), gaps of cv "
+      "{} on {} cores; {}, lengths divided by {}, {} requests a point, {} seed(s), gaps of cv "
       "{}.\nCapacity {:.2f} requests/s (all there at once, chunked). Alone on the machine a request "
       "of mean lengths\nhas TTFT {:.1f} ms, TPOT {:.2f} ms; the SLO is ten times that, for each "
       "request. Times in ms;\ngoodput: requests/s within the SLO.",
-      setting.model().name(), setting.num_cores(), base.shape, base.divide_lengths, base.count, seeds,
+      setting.model().name(), setting.num_cores(), load_name, base.divide_lengths, base.count, seeds,
       base.arrival_cv, capacity, unloaded.ttft_s * 1e3, unloaded.tpot_s * 1e3));
 
   const std::vector<System> systems = setting.systems();
@@ -312,9 +324,13 @@ Report run_serve(const BenchOptions& options) {
         const std::vector<LoadRequest> requests = make_load(load);
         for (size_t i = 0; i < systems.size(); ++i) {
           const System& system = systems[(i + r + seed) % systems.size()];
-          const auto executor = system.make(slo);
-          points[r][system.name].runs.push_back(
-              run_in_process(*executor, requests, vocab_size, seed, options.stop));
+          auto run = record.find(fractions[r], seed, system.name);
+          if (!run) {
+            const auto executor = system.make(slo);
+            run = run_in_process(*executor, requests, vocab_size, seed, options.stop);
+            record.add(fractions[r], seed, system.name, *run);
+          }
+          points[r][system.name].runs.push_back(*std::move(run));
           show(++done, fractions.size() * seeds * systems.size());
         }
       }

@@ -58,7 +58,7 @@ Lengths draw_lengths(const std::string& shape, Draws& draws) {
     return {draws.lognormal(4000, 0.1), draws.lognormal(150, 0.9)};
   }
   fail(ErrorKind::kInvalidInput,
-       "a load of shape '{}': take chat, long, math, mix or the file of a trace", shape);
+       "a load of shape '{}': take chat, long, math or mix; the file of a trace is --trace FILE", shape);
 }
 
 std::vector<Lengths> read_trace(const std::filesystem::path& path) {
@@ -98,7 +98,7 @@ std::vector<LoadRequest> make_load(const LoadOptions& o) {
   if (!(o.rate > 0) || !(o.divide_lengths > 0) || !(o.arrival_cv > 0) || !(o.step > 0))
     fail(ErrorKind::kInvalidInput, "a load needs a rate, lengths, an arrival_cv and a step above 0");
   std::vector<Lengths> trace;
-  if (std::filesystem::is_regular_file(o.shape)) trace = read_trace(o.shape);
+  if (!o.trace.empty()) trace = read_trace(o.trace);
   std::vector<LoadRequest> load;
   double time_s = 0;
   for (size_t i = 0; i < o.count; ++i) {

@@ -20,8 +20,9 @@ struct LoadOptions {
   // long  prompt median 1500 (0.5), answer median 60 (0.8)
   // math  prompt 70, answer median 400 (0.8)
   // mix   95 % chat, 5 % prompts of about 4,000
-  // or a file: a trace of Azure (CSV) or Mooncake (JSON lines), its lengths in their order
   std::string shape = "mix";
+  // Instead: a trace of Azure (CSV) or Mooncake (JSON lines), its lengths in their order
+  std::filesystem::path trace = {};
   double divide_lengths = 1;  // by this, at least 1 token each
   size_t max_tokens = 4096;   // prompt and answer of one request; longer prompts are cut
   double rate = 1;            // requests/s on average

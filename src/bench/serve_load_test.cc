@@ -51,15 +51,16 @@ TEST(serve_load, traces_are_read_in_both_forms) {
   const std::string azure = ::testing::TempDir() + "azure.csv";
   std::ofstream(azure) << "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,480,10\n"
                           "2023-11-16 18:17:04,7,8\n";
-  auto load = make_load({.shape = azure, .divide_lengths = 2, .count = 2, .seed = 0});
+  auto load = make_load({.trace = azure, .divide_lengths = 2, .count = 2, .seed = 0});
   EXPECT_EQ(load[0].prompt_tokens, 240u);
   EXPECT_EQ(load[1].answer_tokens, 4u);
   const std::string mooncake = ::testing::TempDir() + "mooncake.jsonl";
   std::ofstream(mooncake) << R"({"timestamp": 0, "input_length": 6758, "output_length": 500})" << "\n";
-  load = make_load({.shape = mooncake, .max_tokens = 8192, .count = 3});
+  load = make_load({.trace = mooncake, .max_tokens = 8192, .count = 3});
   EXPECT_EQ(load[2].prompt_tokens, 6758u);
   std::ofstream(azure, std::ios::app) << "nonsense\n";
-  EXPECT_THROW(make_load({.shape = azure}), Error);
+  EXPECT_THROW(make_load({.trace = azure}), Error);
+  EXPECT_THROW(make_load({.trace = "no such file"}), Error);
   EXPECT_THROW(make_load({.shape = "no such shape"}), Error);
 }
 

@@ -46,7 +46,7 @@ class ServerProcess {
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;
-  double cpu_seconds() const;  // so far
+  int pid() const { return pid_; }
 
  private:
   int pid_;

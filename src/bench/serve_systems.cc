@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "bench/split_executor.h"
 
 namespace weft::bench {
 
@@ -15,12 +16,12 @@ ServeSetting::ServeSetting(const BenchOptions& options)
       profile_(semi_pd::measure_profile(model_, pool_.size())) {}
 
 std::unique_ptr<serve::PhaseExecutor> ServeSetting::unified(serve::UnifiedPolicy policy,
-                                                            size_t chunk) {
+                                                            size_t chunk, size_t max_running) {
   const auto kv_pool = model_.make_pool(kv_tokens_);
   kv_pool->make_resident();
   return serve::make_unified_executor(
       model_.make_decoder(pool_.cores(), {.pool = kv_pool}), model_.tokenizer(),
-      {.policy = policy, .chunk_tokens = chunk, .max_running = kMaxRunning, .max_queued = 1 << 20},
+      {.policy = policy, .chunk_tokens = chunk, .max_running = max_running, .max_queued = 1 << 20},
       pool_.cores(), turns_);
 }
 
@@ -36,6 +37,11 @@ std::unique_ptr<serve::PhaseExecutor> ServeSetting::apart(const std::string& par
   return semi_pd::make_semi_pd_executor(model_, o);
 }
 
+std::unique_ptr<serve::PhaseExecutor> ServeSetting::split() {
+  return make_split_executor(
+      model_, {.num_cores = num_cores(), .kv_tokens = kv_tokens_, .max_running = kMaxRunning});
+}
+
 std::vector<System> ServeSetting::systems() {
   std::vector<System> out;
   const std::vector<std::string>& only = options_.serve.only;
@@ -49,15 +55,23 @@ std::vector<System> ServeSetting::systems() {
   };
   const auto add_apart = [&](const std::string& name, const std::string& partition) {
     if (wanted(name))
-      out.push_back(
-          {name, [this, partition](const Slo& slo) { return apart(partition, slo); }});
+      out.push_back({name, [this, partition](const Slo& slo) { return apart(partition, slo); }});
   };
   add_unified(kPrefillFirst, serve::UnifiedPolicy::kPrefillFirst, 4096);
   if (!options_.quick) add_unified("decode-first", serve::UnifiedPolicy::kDecodeFirst, 4096);
   for (const size_t chunk : {512, 256, 128, 64})
     if (!options_.quick || chunk == 256 || chunk == 64)
       add_unified("chunked " + std::to_string(chunk), serve::UnifiedPolicy::kChunked, chunk);
+  // llama.cpp's server by default: a fixed number of answers, a batch of 2048 tokens for all of
+  // them.
+  constexpr size_t kSlots = 16, kBatch = 2048;
+  if (!options_.quick && wanted("slots"))
+    out.push_back({"slots", [this](const Slo&) {
+                     return unified(serve::UnifiedPolicy::kChunked, kBatch, kSlots);
+                   }});
   if (num_cores() > 1) {
+    if (!options_.quick && wanted(kSplit))
+      out.push_back({kSplit, [this](const Slo&) { return split(); }});
     for (const semi_pd::Partition& partition : semi_pd::all_partitions(num_cores())) {
       const std::string name = semi_pd::to_string(partition);
       if (name == "1:1" ||
@@ -66,8 +80,7 @@ std::vector<System> ServeSetting::systems() {
         add_apart("semi-PD " + name, name);
     }
     for (const std::string& name : only)  // any other partition
-      if (name.starts_with("semi-PD 2/2:") && name.ends_with("ms"))
-        add_apart(name, name.substr(8));
+      if (name.starts_with("semi-PD 2/2:") && name.ends_with("ms")) add_apart(name, name.substr(8));
     add_apart(kDynamic, "auto");
   }
   if (out.empty())

@@ -21,6 +21,7 @@ struct System {
 };
 inline constexpr const char* kDynamic = "semi-PD dynamic";
 inline constexpr const char* kPrefillFirst = "prefill-first";
+inline constexpr const char* kSplit = "static split, KV copied";
 
 class ServeSetting {
  public:
@@ -29,7 +30,9 @@ class ServeSetting {
 
   explicit ServeSetting(const BenchOptions& options);
 
-  std::unique_ptr<serve::PhaseExecutor> unified(serve::UnifiedPolicy policy, size_t chunk);
+  std::unique_ptr<serve::PhaseExecutor> unified(serve::UnifiedPolicy policy, size_t chunk,
+                                                size_t max_running = kMaxRunning);
+  std::unique_ptr<serve::PhaseExecutor> split();  // split_executor.h
   std::unique_ptr<serve::PhaseExecutor> apart(const std::string& partition, const Slo& slo);
   // All, or those that options.serve.only names; the setting outlives them.
   std::vector<System> systems();

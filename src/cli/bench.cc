@@ -32,8 +32,12 @@ void run(const bench::Bench& bench, Options& options) {
 }
 
 void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
-  command.add_option("--shape", load.shape, "chat, long, math, mix, or the file of a trace")
+  command.add_option("--shape", load.shape, "Lengths of prompts and answers: chat, long, math, mix")
       ->capture_default_str();
+  command
+      .add_option("--trace", load.trace,
+                  "Lengths of a real load instead: a CSV of Azure's or JSON lines of Mooncake's")
+      ->type_name("FILE");
   command.add_option("--divide-lengths", load.divide_lengths, "Shorter prompts and answers, by this")
       ->default_str("4, 8 if quick")
       ->check(CLI::PositiveNumber);
@@ -55,6 +59,10 @@ void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
   command.add_option("--only", load.only, "Of the systems, those with these names")
       ->delimiter(',')
       ->type_name("NAME");
+  command
+      .add_option("--resume", load.resume,
+                  "Keep each run in this file, and do not repeat those that it has")
+      ->type_name("FILE");
   command.add_option("--svg", load.svg, "Draw goodput over the rate into this file");
 }
 
