@@ -24,6 +24,9 @@ constexpr Bench kBenches[] = {
      "weft bench kernels --quick", false, false, run_kernels},
     {"kv", "Keys and values in fewer bits: decoding speed, pauses, room, divergence",
      "weft bench kv --quick", true, false, run_kv},
+    {"flashoverlap", "Products whose sums over the ranks travel while they are computed",
+     "mpirun -n 2 weft bench flashoverlap --threads 1 --quick", false, false,
+     run_flashoverlap, true},
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "base/interrupt.h"
 #include "bench/report.h"
+#include "comm/communicator.h"
 
 namespace weft::bench {
 
@@ -34,6 +35,8 @@ struct BenchOptions {
   std::vector<std::filesystem::path> models;  // for the benches that take any
   std::optional<std::filesystem::path> peer;  // llama-bench of a llama.cpp build
   ServeBenchOptions serve;
+  const comm::Communicator* ranks = nullptr;  // of the job, where a launcher started one
+  std::filesystem::path trace = {};           // a timeline for chrome://tracing, of benches on ranks
   StopToken stop;
 };
 
@@ -44,6 +47,7 @@ struct Bench {
   bool takes_models;
   bool takes_load;
   Report (*run)(const BenchOptions& options);
+  bool on_ranks = false;  // run by every rank of a job; rank 0's report counts
 };
 std::span<const Bench> benches();
 
@@ -57,6 +61,7 @@ Report run_vocab(const BenchOptions& options);
 Report run_isolate(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 Report run_kv(const BenchOptions& options);
+Report run_flashoverlap(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up
 

@@ -81,7 +81,8 @@ TEST(benches, have_names_of_their_own_and_examples) {
   std::set<std::string> names;
   for (const Bench& bench : benches()) {
     EXPECT_TRUE(names.insert(bench.name).second) << bench.name;
-    EXPECT_TRUE(std::string(bench.example).starts_with(std::string("weft bench ") + bench.name));
+    const std::string launcher = bench.on_ranks ? "mpirun -n 2 " : "";
+    EXPECT_TRUE(std::string(bench.example).starts_with(launcher + "weft bench " + bench.name));
   }
 }
 

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "bench/bench.h"
 #include "cli/commands.h"
 #include "cli/default_model.h"
+#include "comm/mpi_transport.h"
 
 namespace weft::cli {
 namespace {
@@ -27,8 +29,22 @@ void run(const bench::Bench& bench, Options& options) {
   if (bench.takes_models && options.bench.models.empty()) options.bench.models = {default_model()};
   if (!options.peer.empty()) options.bench.peer = options.peer;
   const bench::Report report = bench.run(options.bench);
+  if (options.bench.ranks != nullptr && options.bench.ranks->rank() != 0) return;
   bench::print(report);
   if (!options.json_file.empty()) bench::write_json(report, options.json_file);
+}
+
+// Every rank of a job runs the bench; one that fails says so and ends all of them.
+void run_on_ranks(const bench::Bench& bench, Options& options) {
+  if (!comm::is_launched_as_rank()) return run(bench, options);
+  const std::unique_ptr<comm::MpiJob> job = comm::MpiJob::join();
+  options.bench.ranks = &job->ranks();
+  try {
+    run(bench, options);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "weft: rank %zu: %s\n", job->ranks().rank(), error.what());
+    job->end_job(exit_code(error.kind()));
+  }
 }
 
 void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
@@ -84,7 +100,13 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
       ->capture_default_str();
   command->add_flag("--quick", options->bench.quick, "Under a minute on 2 cores: fewer rounds");
   command->add_option("--json", options->json_file, "Also write everything to this file");
-  command->callback([&bench, options] { run(bench, *options); });
+  if (bench.on_ranks) {
+    command->add_option("--trace", options->bench.trace,
+                        "Also write a timeline of rank 0, for chrome://tracing or Perfetto");
+    command->callback([&bench, options] { run_on_ranks(bench, *options); });
+  } else {
+    command->callback([&bench, options] { run(bench, *options); });
+  }
 }
 
 }  // namespace

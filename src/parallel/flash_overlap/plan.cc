@@ -49,8 +49,7 @@ Plan::Plan(const TileGrid& grid, std::vector<uint32_t> order, std::vector<size_t
       num_destinations_(num_destinations),
       row_in_tile_(grid.rows),
       bases_(order_.size() * num_destinations),
-      starts_(group_ends_.size() * num_destinations + 1),
-      received_((group_ends_.size() + 1) * num_destinations) {
+      starts_(group_ends_.size() * num_destinations + 1) {
   WEFT_ASSERT(order_.size() == grid.num_tiles() && !order_.empty());
   WEFT_ASSERT(!group_ends_.empty() && group_ends_.back() == order_.size());
   WEFT_ASSERT(destinations_.size() == grid.rows);
@@ -69,7 +68,7 @@ Plan::Plan(const TileGrid& grid, std::vector<uint32_t> order, std::vector<size_t
 
   size_t offset = 0, begin = 0;
   for (size_t g = 0; g < group_ends_.size(); ++g) {
-    WEFT_ASSERT(group_ends_[g] > begin);
+    WEFT_ASSERT(group_ends_[g] >= begin);
     for (size_t d = 0; d < n; ++d) {
       starts_[g * n + d] = offset;
       for (size_t p = begin; p < group_ends_[g]; ++p) {
@@ -77,7 +76,6 @@ Plan::Plan(const TileGrid& grid, std::vector<uint32_t> order, std::vector<size_t
         base(p, d) = offset;
         offset += rows_for[order_[p] / grid.num_panels() * n + d] * tile(p).num_columns;
       }
-      received_[(g + 1) * n + d] = received_[g * n + d] + offset - starts_[g * n + d];
     }
     begin = group_ends_[g];
   }
@@ -93,7 +91,7 @@ size_t Plan::tiles_in(size_t group) const {
   return group_ends_[group] - (group == 0 ? 0 : group_ends_[group - 1]);
 }
 
-size_t Plan::send_offset(size_t position, size_t row) const {
+size_t Plan::offset(size_t position, size_t row) const {
   return base(position, destinations_[row]) + row_in_tile_[row] * tile(position).num_columns;
 }
 
@@ -107,21 +105,6 @@ Segment Plan::segment(size_t group, size_t destination) const {
   return {starts_[i], starts_[i + 1] - starts_[i]};
 }
 
-size_t Plan::received_size(size_t destination) const {
-  return received_[num_groups() * num_destinations_ + destination];
-}
-
-size_t Plan::received_offset(size_t destination, size_t group) const {
-  return received_[group * num_destinations_ + destination];
-}
-
-size_t Plan::received_offset(size_t row, size_t panel, size_t destination) const {
-  const size_t position = position_[row / grid_.tile_rows * grid_.num_panels() + panel];
-  const size_t group = group_of_[position];
-  return received_offset(destination, group) + send_offset(position, row) -
-         segment(group, destination).offset;
-}
-
 uint64_t Plan::hash() const {
   uint64_t h = 0xcbf29ce484222325;  // FNV-1a, a 64-bit value at a time
   const auto mix = [&](uint64_t value) { h = (h ^ value) * 0x100000001b3; };
@@ -132,6 +115,26 @@ uint64_t Plan::hash() const {
   for (const uint32_t tile : order_) mix(tile);
   // An all-to-all's rows go where each rank's routing says: only sums and scatters must agree.
   return h;
+}
+
+Inbox::Inbox(std::span<const Plan> sources, size_t destination) : destination_(destination) {
+  size_t offset = 0;
+  for (size_t group = 0; group < sources[0].num_groups(); ++group) {
+    std::vector<size_t>& begins = begins_.emplace_back();
+    for (const Plan& source : sources) {
+      WEFT_ASSERT(source.num_groups() == sources[0].num_groups());
+      begins.push_back(offset);
+      offset += source.segment(group, destination).size;
+    }
+    begins.push_back(offset);
+  }
+}
+
+size_t Inbox::offset_in_panel(const Plan& plan, size_t source, size_t row, size_t panel) const {
+  const size_t position = plan.position_of(row / plan.grid().tile_rows, panel);
+  const size_t group = plan.group_of(position);
+  return begins_[group][source] + plan.offset(position, row) -
+         plan.segment(group, destination_).offset;
 }
 
 }  // namespace weft::parallel::flash_overlap

@@ -9,8 +9,8 @@
 // Buffer: groups one after the other; in a group, destination after destination; for a destination,
 // the group's tiles in order; of a tile, those rows that go there, in order, as wide as the tile.
 //   all-reduce       one destination for all rows: a tile is contiguous
-//   reduce-scatter   rank k owns the k-th part of each tile's rows, so rows stay whole (block owners)
-//   all-to-all       any destination for each row (expert parallel)
+//   reduce-scatter   rank k owns the k-th part of each tile's rows, so rows stay whole (block
+//   owners) all-to-all       any destination for each row (expert parallel)
 //
 // Immutable once made; thread-safe. Offsets and sizes are in values, not bytes.
 #pragma once
@@ -52,8 +52,9 @@ struct Segment {
 
 class Plan {
  public:
-  // `order` is a permutation of the grid's tiles; `group_ends` are positions in it, rising, the last
-  // = the number of tiles. All destinations are < num_destinations. Ours to get right: asserted.
+  // `order` is a permutation of the grid's tiles; `group_ends` are positions in it, never falling
+  // (a group may be empty), the last = the number of tiles. All destinations are <
+  // num_destinations. Ours to get right: asserted.
   Plan(const TileGrid& grid, std::vector<uint32_t> order, std::vector<size_t> group_ends,
        std::vector<uint32_t> destinations, size_t num_destinations);
   static Plan all_reduce(const TileGrid& grid, std::vector<uint32_t> order,
@@ -70,17 +71,20 @@ class Plan {
   size_t group_of(size_t position) const { return group_of_[position]; }
   size_t tiles_in(size_t group) const;
 
-  // Where the product puts row `row` (of the output, within the tile's rows) of the tile at `position`.
-  size_t send_offset(size_t position, size_t row) const;
+  // Where row `row` (of the output, within the tile's rows) of the tile at `position` lies.
+  size_t offset(size_t position, size_t row) const;
+  // Of the columns of `panel` in row `row`: the reader's question.
+  size_t offset_in_panel(size_t row, size_t panel) const {
+    return offset(position_of(row / grid_.tile_rows, panel), row);
+  }
   bool tiles_are_contiguous() const { return num_destinations_ == 1; }
+  size_t destination(size_t row) const { return destinations_[row]; }
   Segment segment(size_t group) const;                      // all destinations
   Segment segment(size_t group, size_t destination) const;  // contiguous too
 
-  // What `destination` gets: its segments of all groups, one after the other. Where in it the values
-  // of `row` (one of its rows) in the columns of `panel` are.
-  size_t received_size(size_t destination) const;
-  size_t received_offset(size_t destination, size_t group) const;
-  size_t received_offset(size_t row, size_t panel, size_t destination) const;
+  size_t position_of(size_t band, size_t panel) const {
+    return position_[band * grid_.num_panels() + panel];
+  }
 
   // Of everything that ranks must agree on; two plans with one hash move the same values.
   uint64_t hash() const;
@@ -102,7 +106,24 @@ class Plan {
   std::vector<uint32_t> row_in_tile_;  // (row): how many rows above it in its band go where it goes
   std::vector<size_t> bases_;          // (position, destination): of the tile's first row for it
   std::vector<size_t> starts_;         // (group, destination), and the end of all
-  std::vector<size_t> received_;       // (group, destination): values in earlier groups
+};
+
+// What comes to one rank in an all-to-all: group after group, in a group source after source, of a
+// source what its plan has for this rank. Every rank knows every source's plan (dispatch has told
+// it where all rows go); all have the same number of groups.
+class Inbox {
+ public:
+  Inbox(std::span<const Plan> sources, size_t destination);
+
+  size_t size() const { return begins_.back().back(); }
+  // Where in the buffer the parts of the sources begin, and the end of the last.
+  std::span<const size_t> begins(size_t group) const { return begins_[group]; }
+  // Of the columns of `panel` in row `row` of `source`, a row that comes here.
+  size_t offset_in_panel(const Plan& plan, size_t source, size_t row, size_t panel) const;
+
+ private:
+  size_t destination_;
+  std::vector<std::vector<size_t>> begins_;
 };
 
 }  // namespace weft::parallel::flash_overlap

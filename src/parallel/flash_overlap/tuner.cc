@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/error.h"
 
@@ -15,10 +14,11 @@ LatencyCurve::LatencyCurve(std::vector<std::pair<double, double>> bytes_and_seco
     const auto& [bytes, seconds] = points_[i];
     if (!std::isfinite(bytes) || !std::isfinite(seconds) || seconds < 0 ||
         (i > 0 && bytes <= points_[i - 1].first))
-      fail(ErrorKind::kInvalidInput,
-           "point {} of a latency curve is {} bytes in {} s: bytes must rise, seconds be finite and "
-           "not negative",
-           i, bytes, seconds);
+      fail(
+          ErrorKind::kInvalidInput,
+          "point {} of a latency curve is {} bytes in {} s: bytes must rise, seconds be finite and "
+          "not negative",
+          i, bytes, seconds);
   }
 }
 
@@ -35,12 +35,15 @@ double LatencyCurve::operator()(double bytes) const {
 
 double predict_s(std::span<const size_t> group_ends, std::span<const double> tile_bytes_before,
                  const LatencyModel& model) {
-  const bool alone = group_ends.size() == 1;
-  double finished = 0;
+  if (group_ends.size() == 1)
+    return static_cast<double>(group_ends[0]) * model.tile_s + model.whole_s;
+  double finished = 0, messages = 0;
   size_t begin = 0;
   for (const size_t end : group_ends) {
-    finished = std::max(finished, model.computed_s(end, alone)) +
-               model.collective(tile_bytes_before[end] - tile_bytes_before[begin]);
+    const double computed = static_cast<double>(end) * model.tile_s + model.interference * messages;
+    const double group = model.collective(tile_bytes_before[end] - tile_bytes_before[begin]);
+    finished = std::max(finished, computed) + group;
+    messages += group;
     begin = end;
   }
   return finished;
@@ -54,24 +57,45 @@ std::vector<size_t> best_groups(std::span<const double> tile_bytes_before,
     borders.push_back(i);
   borders.push_back(num_tiles);
 
-  constexpr double kNever = std::numeric_limits<double>::infinity();
-  std::vector<double> finished(borders.size(), kNever);  // F of the best partition up to a border
-  std::vector<size_t> previous(borders.size(), 0);
-  finished[0] = 0;
+  // Ways to send all tiles up to a border of which none is both finished later and has more
+  // messages.
+  struct Way {
+    double finished = 0, messages = 0;
+    size_t border = 0, way = 0;  // that it goes on from
+  };
+  constexpr size_t kMostWays = 16;
+  std::vector<std::vector<Way>> ways(borders.size());
+  ways[0] = {{}};
+  std::vector<Way> all;
   for (size_t i = 1; i < borders.size(); ++i) {
-    const double computed = model.computed_s(borders[i], false);
-    for (size_t j = 0; j < i; ++j) {
-      const double bytes = tile_bytes_before[borders[i]] - tile_bytes_before[borders[j]];
-      const double f = std::max(finished[j], computed) + model.collective(bytes);
-      if (f < finished[i]) {
-        finished[i] = f;
-        previous[i] = j;
+    all.clear();
+    // All tiles in one group are the product alone, then the collective: compared at the end.
+    for (size_t j = borders[i] == num_tiles && borders.size() > 2 ? 1 : 0; j < i; ++j) {
+      const double group =
+          model.collective(tile_bytes_before[borders[i]] - tile_bytes_before[borders[j]]);
+      for (size_t w = 0; w < ways[j].size(); ++w) {
+        const Way& from = ways[j][w];
+        const double computed =
+            static_cast<double>(borders[i]) * model.tile_s + model.interference * from.messages;
+        all.push_back({std::max(from.finished, computed) + group, from.messages + group, j, w});
       }
+    }
+    std::sort(all.begin(), all.end(), [](const Way& a, const Way& b) {
+      return a.finished != b.finished ? a.finished < b.finished : a.messages < b.messages;
+    });
+    for (const Way& way : all) {
+      if (ways[i].size() == kMostWays) break;
+      if (ways[i].empty() || way.messages < ways[i].back().messages) ways[i].push_back(way);
     }
   }
 
   std::vector<size_t> ends;
-  for (size_t i = borders.size() - 1; i > 0; i = previous[i]) ends.push_back(borders[i]);
+  for (size_t i = borders.size() - 1, w = 0; i > 0;) {
+    ends.push_back(borders[i]);
+    const Way& way = ways[i][w];
+    i = way.border;
+    w = way.way;
+  }
   std::reverse(ends.begin(), ends.end());
   const std::vector<size_t> one = {num_tiles};
   return predict_s(one, tile_bytes_before, model) <= predict_s(ends, tile_bytes_before, model)

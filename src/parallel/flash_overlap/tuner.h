@@ -1,8 +1,13 @@
 // How many tiles to send at a time. Early groups start the wire early, large ones use it well; the
 // latency model of the paper (§3.3, alg. 1) says what a partition takes:
 //   P_j = computed until the end of group j;   F_j = max(F_(j-1), P_j) + l(bytes of group j)
-// and F is monotone in F_(j-1), so the best partition is found exactly by dynamic programming (the
-// paper searches 2^(T-1) of them under two limits). One group, no overlap, is among the candidates.
+// with, on a CPU, the product held up by the messages' own work: each second of messages so far
+// costs the cores `interference` seconds, P_j = tiles * tile_s + interference * (l of groups before
+// j). (The paper gives the collective two multiprocessors for good; a factor on the whole product,
+// as there, foretells too much wherever the product takes longer than its messages.) F_j grows with
+// F_(j-1) and with the messages so far alone, so the best partition is found by dynamic programming
+// over pairs of the two (the paper searches 2^(T-1) partitions under two limits). One group, no
+// overlap, is among the candidates.
 #pragma once
 
 #include <cstddef>
@@ -25,21 +30,20 @@ class LatencyCurve {
 };
 
 struct LatencyModel {
-  double tile_s = 0;       // a rank's time for a tile, all its compute threads at work
-  double slow_down = 1;    // of the product while messages pass: kappa
+  double tile_s = 0;        // a rank's time for a tile, all its compute threads at work
+  double interference = 0;  // seconds of computing that a second of messages costs, 0 to 1
   LatencyCurve collective;  // measured while the cores compute, messages back to back
-
-  double computed_s(size_t tiles, bool alone) const {
-    return static_cast<double>(tiles) * tile_s * (alone ? 1 : slow_down);
-  }
+  double whole_s = 0;       // all tiles' collective while nothing is computed
 };
 
-// `tile_bytes_before`: (tiles + 1) bytes in the tiles before each position; `group_ends` as in Plan.
-// One group is the product alone, then the collective.
+// `tile_bytes_before`: (tiles + 1) bytes in the tiles before each position; `group_ends` as in
+// Plan. One group is the product alone, then the collective.
 double predict_s(std::span<const size_t> group_ends, std::span<const double> tile_bytes_before,
                  const LatencyModel& model);
 
-// The partition that predict_s() likes best among those with borders at multiples of `step` tiles.
+// The partition that predict_s() likes best among those with borders at multiples of `step` tiles
+// (where more than 16 pairs of times are worth keeping, among those that go on from the 16
+// earliest).
 std::vector<size_t> best_groups(std::span<const double> tile_bytes_before,
                                 const LatencyModel& model, size_t step = 1);
 

@@ -21,7 +21,10 @@ LatencyModel random_model(std::mt19937& random) {
     points.emplace_back(bytes += uniform(0.5, 4), seconds);
     seconds += uniform(-0.3, 2) > 0 ? uniform(0, 2) : -std::min(seconds, 0.2);  // may fall, too
   }
-  return {.tile_s = uniform(0.1, 2), .slow_down = uniform(1, 1.4), .collective = LatencyCurve(points)};
+  return {.tile_s = uniform(0.1, 2),
+          .interference = uniform(0, 0.8),
+          .collective = LatencyCurve(points),
+          .whole_s = uniform(5, 15)};
 }
 
 std::vector<double> random_bytes(std::mt19937& random, size_t num_tiles) {
@@ -56,25 +59,29 @@ TEST(flash_overlap_tuner, no_partition_is_better) {
 
 // Algorithm 1 of the paper by hand: groups of 1 and 2 tiles, 2 s a tile, 1 s + 1 s a byte.
 TEST(flash_overlap_tuner, predicts_as_the_papers_algorithm) {
-  const LatencyModel model{.tile_s = 2, .slow_down = 1, .collective = LatencyCurve({{0, 1}, {1, 2}})};
+  LatencyModel model{.tile_s = 2, .collective = LatencyCurve({{0, 1}, {1, 2}}), .whole_s = 4};
   const std::vector<double> before = {0, 1, 2, 3};
   // The first group is there at 2 + 2 = 4, the second can start at 6 and takes 1 + 2.
   EXPECT_DOUBLE_EQ(predict_s(std::vector<size_t>{1, 3}, before, model), 9);
   EXPECT_DOUBLE_EQ(predict_s(std::vector<size_t>{3}, before, model), 6 + 4);
+  model.interference = 0.5;  // the first group's 2 s cost the product 1 s
+  EXPECT_DOUBLE_EQ(predict_s(std::vector<size_t>{1, 3}, before, model), 10);
 }
 
 TEST(flash_overlap_tuner, where_a_message_costs_much_and_bytes_nothing_there_is_one_group) {
-  const LatencyModel model{.tile_s = 1, .slow_down = 1.2, .collective = LatencyCurve({{0, 50}})};
+  const LatencyModel model{
+      .tile_s = 1, .interference = 0.2, .collective = LatencyCurve({{0, 50}}), .whole_s = 50};
   const std::vector<double> before = {0, 1, 2, 3, 4};
   EXPECT_EQ(best_groups(before, model), std::vector<size_t>{4});
 }
 
 TEST(flash_overlap_tuner, a_step_limits_where_groups_end) {
   const LatencyModel model{
-      .tile_s = 1, .slow_down = 1, .collective = LatencyCurve({{0, 0.01}, {1, 1.01}})};
+      .tile_s = 1, .collective = LatencyCurve({{0, 0.01}, {1, 1.01}}), .whole_s = 10};
   std::vector<double> before;
   for (size_t i = 0; i <= 10; ++i) before.push_back(static_cast<double>(i));
-  for (const size_t end : best_groups(before, model, 4)) EXPECT_TRUE(end % 4 == 0 || end == 10) << end;
+  for (const size_t end : best_groups(before, model, 4))
+    EXPECT_TRUE(end % 4 == 0 || end == 10) << end;
   EXPECT_GT(best_groups(before, model, 4).size(), 1u);
 }
 
