@@ -262,6 +262,31 @@ TEST(http, errors_are_openais) {
             "context_length_exceeded");
 }
 
+// A budget of memory that ends before the answer does: said at once.
+TEST(http, an_answer_longer_than_the_budget_of_keys_and_values_is_refused) {
+  text::TextModelOptions model = {.context = 512};
+  const size_t block_bytes = load_test_model(model)->memory_plan().kv_bytes / (512 / 32);
+  model.kv = {.mode = text::KvMode::kProgressive,
+              .widths = {8, 8},
+              .budget_bytes = 12 * block_bytes};
+  const Running server({}, {.model = model});
+  ASSERT_TRUE(server.model().model().kv_limits_context());
+  const size_t context = server.model().model().context_length();
+  const auto ask = [&](size_t max_tokens) {
+    return server.post("/v1/completions",
+                       Json({{"prompt", {5, 6, 7}}, {"max_tokens", max_tokens}}).dump());
+  };
+  EXPECT_EQ(ask(4)->status, 200);
+  const auto refused = ask(context);
+  ASSERT_EQ(refused->status, 400);
+  const Json error = Json::parse(refused->body)["error"];
+  EXPECT_EQ(error["param"], "max_tokens");
+  EXPECT_EQ(error["code"], "context_length_exceeded");
+  EXPECT_NE(error["message"].get<std::string>().find(fmt::format("room for {}.", context - 3)),
+            std::string::npos)
+      << error;
+}
+
 // As it comes from the wire; tests/data/openai_client/record.py made the file.
 TEST(http, what_openais_client_sends_is_answered) {
   const Running server({.api_keys = {"secret"}});

@@ -56,8 +56,8 @@ class Decoder {
   virtual ~Decoder() = default;
 
   // kInvalidInput: empty prompt, a token outside the vocabulary, sampling options out of range, a
-  // prompt that leaves no room for an answer in the context (says both lengths), or the answer so
-  // far is one that the filter does not allow.
+  // prompt that leaves no room for an answer in the context (says both lengths), max_tokens that a
+  // KV policy's budget has no room for, or the answer so far is one that the filter does not allow.
   virtual void start(RequestId id, DecodeRequest request) = 0;
   virtual void finish(RequestId id) = 0;  // frees its pages; also cancels
 

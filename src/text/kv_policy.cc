@@ -149,8 +149,12 @@ void KvPolicy::make_schedule() {
          options_.max_length);
   const size_t budget = options_.budget_bytes / block_bytes_;
   const size_t num_cycles = ceil_div(options_.max_length, kCut);
+  // A cycle that another follows keeps the cell that a first step takes, should there be need of one.
   const auto fits = [&](size_t cycle) {
-    return blocks(cycle * kCut, (cycle + 1) * kCut) <= budget;
+    const size_t end = std::min((cycle + 1) * kCut, options_.max_length);
+    const Narrowing narrowing =
+        cycle + 1 < num_cycles ? Narrowing::kMayBegin : Narrowing::kAsScheduled;
+    return ceil_div(peak_cells(cycle * kCut, end, narrowing), cells_per_block()) <= budget;
   };
   uint32_t steps = 0;
   size_t cycle = 0;
@@ -216,9 +220,9 @@ size_t KvPolicy::cells(size_t layer, size_t cut, size_t steps, size_t length) co
 }
 
 // Each layer at its largest, whichever of them a pass has done already.
-size_t KvPolicy::peak_cells(size_t from, size_t to) const {
+size_t KvPolicy::peak_cells(size_t from, size_t to, Narrowing narrowing) const {
   size_t total = 0;
-  bool any_narrow = false;
+  bool any_narrow = narrowing == Narrowing::kMayBegin;
   for (size_t layer = 0; layer < tiers_.size(); ++layer) {
     const auto steps = [&](size_t cut) { return steps_at(layer, cut); };
     size_t peak = 0;
@@ -265,6 +269,13 @@ std::string KvPolicy::describe() const {
       break;
   }
   return "16 bit";
+}
+
+size_t direct_peak_bytes(KvPolicyOptions options, size_t num_layers, const kernels::KvShape& shape,
+                         size_t length) {
+  options.mode = KvMode::kDirect;
+  const KvPolicy policy(options, num_layers, shape);
+  return policy.peak_blocks(length) * policy.block_bytes();
 }
 
 }  // namespace weft::text

@@ -105,7 +105,8 @@ class KvPolicy {
   void make_order();
   void make_schedule();
   size_t cells(size_t layer, size_t cut, size_t steps, size_t length) const;
-  size_t peak_cells(size_t from, size_t to) const;
+  enum class Narrowing : uint8_t { kAsScheduled, kMayBegin };
+  size_t peak_cells(size_t from, size_t to, Narrowing narrowing = Narrowing::kAsScheduled) const;
   double step_cost(size_t layer, size_t tier) const;
 
   KvPolicyOptions options_;
@@ -119,5 +120,10 @@ class KvPolicy {
   std::vector<uint32_t> steps_by_cycle_;        // done by the cuts of cycle k (kProgressive)
   size_t exact_until_ = kNever, max_length_ = kNever;
 };
+
+// True bytes of a sequence of `length` tokens in the widths of `options` from its first token on, at
+// its largest: what others are compared with at equal bytes. The mode does not matter.
+size_t direct_peak_bytes(KvPolicyOptions options, size_t num_layers, const kernels::KvShape& shape,
+                         size_t length);
 
 }  // namespace weft::text

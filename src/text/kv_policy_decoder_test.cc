@@ -191,6 +191,39 @@ TEST(kv_policy, the_context_is_what_the_budget_holds) {
   EXPECT_GT(decoder->kv_usage().code_bytes[1], 0u);
 }
 
+// What would have been cut short in the middle is refused at the start, by its numbers.
+TEST(kv_policy, an_answer_that_the_budget_cannot_hold_is_refused) {
+  const TextModel model = load(twelve_blocks_of_8_bit());
+  ASSERT_TRUE(model.kv_limits_context());
+  const auto decoder = model.make_decoder(CoreSet());
+  DecodeRequest request = requests()[0];
+  const size_t room = model.context_length() - request.prompt.size();
+  request.max_tokens = room;
+  decoder->start(0, request);
+  decoder->finish(0);
+  // Interrupted: its answer so far is part of the prompt, and of max_tokens.
+  request.prompt.resize(request.prompt.size() + 5, 7);
+  request.num_generated = 5;
+  decoder->start(0, request);
+  decoder->finish(0);
+  request.max_tokens = room + 1;
+  try {
+    decoder->start(0, request);
+    FAIL() << "started";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kInvalidInput);
+    EXPECT_NE(std::string(e.what()).find(fmt::format("room for {}", room)), std::string::npos)
+        << e.what();
+  }
+  // Without a limit, or where the context is as long as was asked for, the context ends the answer.
+  request.max_tokens = SIZE_MAX;
+  decoder->start(0, request);
+  const TextModel whole = load(direct(8, 8));
+  EXPECT_FALSE(whole.kv_limits_context());
+  request.max_tokens = 2 * kContext;
+  whole.make_decoder(CoreSet())->start(0, request);
+}
+
 std::string message(const KvPolicyOptions& kv) {
   try {
     load(kv);

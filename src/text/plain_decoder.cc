@@ -69,9 +69,14 @@ std::shared_ptr<KvPool> make_pool(const models::LanguageModel& model,
                                                  .policy = options.kv_policy});
 }
 
+// Without a policy.
+size_t plain_context(const models::LanguageModel& model, const PlainDecoderOptions& options) {
+  return std::min(model.config().context_length, options.context_length);
+}
+
 size_t longest_context(const models::LanguageModel& model, const PlainDecoderOptions& options,
                        const KvPool& pool) {
-  const size_t context = std::min(model.config().context_length, options.context_length);
+  const size_t context = plain_context(model, options);
   const KvPolicy* const policy = pool.options().policy.get();
   const size_t capacity =
       options.pool != nullptr ? pool.capacity_tokens() : options.capacity_tokens;
@@ -97,6 +102,8 @@ class BatchDecoder final : public PlainDecoder {
         cache_(make_pool(*model_, options)),
         policy_(cache_.pool()->options().policy.get()),
         context_length_(longest_context(*model_, options, *cache_.pool())),
+        policy_limits_context_(policy_ != nullptr &&
+                               context_length_ < plain_context(*model_, options)),
         workspace_(model_->make_workspace()) {}
 
   void start(RequestId id, DecodeRequest request) override;
@@ -144,6 +151,7 @@ class BatchDecoder final : public PlainDecoder {
   KvCache cache_;
   const KvPolicy* policy_;  // the pool's
   size_t context_length_;
+  bool policy_limits_context_;
   std::unique_ptr<models::Workspace> workspace_;
   std::vector<Request> requests_;  // in the order they were started
 
@@ -168,6 +176,12 @@ void BatchDecoder::check(RequestId id, const DecodeRequest& request) const {
          "the prompt has {} tokens, but the context holds {}, the answer included. Shorten the "
          "prompt or ask for a longer context (this model's limit is {}).",
          request.prompt.size(), context_length_, model_->config().context_length);
+  const size_t room = context_length_ - (request.prompt.size() - request.num_generated);
+  if (policy_limits_context_ && request.max_tokens != SIZE_MAX && request.max_tokens > room)
+    fail(ErrorKind::kInvalidInput,
+         "an answer of {} tokens was asked for, but after this prompt the KV cache ({}) has room for "
+         "{}. Ask for fewer, or give it a larger budget (--kv-budget, --kv-max-length).",
+         request.max_tokens, policy_->describe(), room);
   const size_t vocab_size = model_->config().vocab_size;
   for (const Token token : request.prompt)
     if (token < 0 || static_cast<size_t>(token) >= vocab_size)

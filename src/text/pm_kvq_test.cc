@@ -265,10 +265,11 @@ TEST(pm_kvq, bytes_stay_within_the_budget_after_every_append) {
 }
 
 // §2.4 with true bytes. A cycle of 128 tokens takes 4 pages of 16 bit; a budget of 40 blocks holds
-// 10 cycles, and the last layer must have begun to narrow one cycle before the 11th.
+// 10 cycles less the cell that narrowing begins with, so the 10th needs a narrower layer already.
 TEST(pm_kvq, narrowing_begins_when_the_budget_is_full) {
   const auto its_policy = progressive(40, 100000);
-  EXPECT_EQ(its_policy->exact_until(), 9u * 128);
+  EXPECT_EQ(its_policy->exact_until(), 8u * 128);
+  EXPECT_EQ(progressive(41, 100000)->exact_until(), 9u * 128);
   // At 2 bit a page of a layer takes 2 / 8 of a cell, and its metadata 1 / 4 (groups of 16): a
   // quarter of its 2 cells at 16 bit. Sink and newest tokens, up to 11 pages, stay there.
   EXPECT_GT(its_policy->max_length(), (40u - 12) * 32 * 4);
@@ -276,6 +277,32 @@ TEST(pm_kvq, narrowing_begins_when_the_budget_is_full) {
   EXPECT_EQ(progressive(40, 1280)->exact_until(), KvPolicy::kNever) << "never full";
   EXPECT_EQ(direct(16, 16)->exact_until(), KvPolicy::kNever);
   EXPECT_EQ(direct(8, 16)->exact_until(), 0u);
+}
+
+// 40 blocks are ten cuts' worth of 16 bit, exactly: the schedule goes on there as it does with a block
+// more, and the last blocks are used.
+TEST(pm_kvq, a_budget_that_ends_at_a_cut_does_not_end_the_schedule) {
+  for (const size_t blocks : {16, 20, 24, 28, 32, 36, 40, 64, 256}) {
+    const size_t longest = progressive(blocks, 100000)->max_length();
+    const size_t less = progressive(blocks - 1, 100000)->max_length();
+    const size_t more = progressive(blocks + 1, 100000)->max_length();
+    EXPECT_LE(less, longest) << blocks;
+    EXPECT_LE(longest, more) << blocks;
+    EXPECT_LE(more - less, 4 * KvPolicy::kCutTokens) << blocks;
+    EXPECT_GT(longest, blocks * kPageTokens) << blocks << ": not even what 16 bit holds";
+  }
+}
+
+// What direct storage takes at its largest is enough, to the byte, for progressive storage of as many
+// tokens to the same widths.
+TEST(pm_kvq, the_bytes_of_direct_storage_hold_as_many_tokens) {
+  for (const uint8_t bits : {8, 4, 2})
+    for (const size_t length : {1000, 1024, 1280, 2000, 4096, 5000, 8192}) {
+      const size_t blocks = direct(bits, bits)->peak_blocks(length);
+      const auto its_policy = progressive(blocks, length, {bits, bits});
+      EXPECT_EQ(its_policy->max_length(), length) << int{bits} << " bit, " << blocks << " blocks";
+      EXPECT_GT(its_policy->exact_until(), 0u);
+    }
 }
 
 // One layer's step at a time, spread over the cycle.

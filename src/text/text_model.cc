@@ -84,7 +84,7 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   out.options_ = options;
   out.checkpoint_ = formats::open_checkpoint(path);
   const Checkpoint& checkpoint = *out.checkpoint_;
-  out.context_ = choose_context(checkpoint, options.context);
+  out.asked_context_ = out.context_ = choose_context(checkpoint, options.context);
   out.policy_ = make_policy(checkpoint, options.kv, out.context_);
   if (out.policy_) out.context_ = std::min(out.context_, out.policy_->max_length());
   out.make_plan();
@@ -160,7 +160,7 @@ std::unique_ptr<PlainDecoder> TextModel::make_decoder(CoreSet cores,
   return make_plain_decoder(options.model != nullptr ? options.model : model_,
                             {.kv_format = options_.kv_format,
                              .capacity_tokens = capacity,
-                             .context_length = context_,
+                             .context_length = asked_context_,
                              .keep_prefixes = options.keep_prefixes,
                              .kv_policy = policy_,
                              .pool = options.pool},

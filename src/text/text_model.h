@@ -65,6 +65,9 @@ class TextModel {
   bool has_chat_template() const { return chat_template_.has_value(); }
   std::string_view chat_template_text() const { return chat_template_text_; }  // "" without one
   size_t context_length() const { return context_; }  // no longer than the KV policy can hold
+  // The context is shorter than what was asked for because keys and values have no more room: an
+  // answer that is asked to be longer is refused, not cut short (Decoder::start).
+  bool kv_limits_context() const { return context_ < asked_context_; }
   const TextMemoryPlan& memory_plan() const { return plan_; }
   const std::shared_ptr<const KvPolicy>& kv_policy() const { return policy_; }  // null: plain
   kernels::KvFormat kv_format() const { return options_.kv_format; }
@@ -119,7 +122,7 @@ class TextModel {
   std::vector<std::shared_ptr<const PackedHead>> vocab_heads_;
   VocabMode vocab_default_ = VocabMode::kOff;
   TextModelOptions options_;
-  size_t context_ = 0;
+  size_t asked_context_ = 0, context_ = 0;
   std::shared_ptr<const KvPolicy> policy_;
   size_t kv_room_ = 0;
   TextMemoryPlan plan_;

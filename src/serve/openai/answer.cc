@@ -15,6 +15,15 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
                       "Shorten the prompt, or start the server with a longer --context.",
                       prompt.size(), model.model().context_length()),
           request_.chat ? "messages" : "prompt", "context_length_exceeded");
+    const size_t room = model.model().context_length() - prompt.size();
+    if (model.model().kv_limits_context() && request_.max_tokens != SIZE_MAX &&
+        request_.max_tokens > room)
+      throw ApiError(
+          400,
+          fmt::format("{} tokens were asked for, but after a prompt of {} the KV cache ({}) has room "
+                      "for {}. Ask for fewer, or start the server with a larger --kv-budget.",
+                      request_.max_tokens, prompt.size(), model.model().memory_plan().kv, room),
+          "max_tokens", "context_length_exceeded");
     if (request_.echo && request_.want_logprobs) echo_logprobs_.push_back(score(prompt));
     for (size_t n = 0; n < request_.num_choices; ++n) {
       auto job = std::make_shared<Job>();
