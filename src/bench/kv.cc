@@ -16,6 +16,7 @@
 #include "bench/kernel_tables.h"
 #include "bench/peer.h"
 #include "formats/checkpoint.h"
+#include "kernels/kv_transform.h"
 #include "models/language_model.h"
 #include "text/kv_cache.h"
 #include "text/kv_replay.h"
@@ -37,13 +38,6 @@ struct Way {
   std::string name;
   KvPolicyOptions policy;  // kPlain: no policy
 };
-
-// Of direct storage, as the pool counts: whole blocks.
-size_t direct_bytes(const KvPolicyOptions& direct, const models::LanguageModel& model,
-                    size_t length) {
-  const text::KvPolicy policy(direct, model.config().num_layers, model.kv_shape());
-  return policy.peak_blocks(length) * policy.block_bytes();
-}
 
 KvPolicyOptions direct(uint8_t k, uint8_t v) { return {.mode = KvMode::kDirect, .widths = {k, v}}; }
 
@@ -129,8 +123,8 @@ void bench_decode(const models::LanguageModel& model, const std::filesystem::pat
       table.columns.push_back(fmt::format("at {}", context));
       table.columns.push_back(fmt::format("MiB at {}", context));
     }
-    // Room to narrow in: the schedule is made for whole cuts.
-    const size_t budget = direct_bytes(direct(4, 4), model, longest + 512);
+    const size_t budget = text::direct_peak_bytes(direct(4, 4), model.config().num_layers,
+                                                  model.kv_shape(), longest + 64);
     const std::vector<Way> ways = {{"16 bit", {}},
                                    {"8 bit", direct(8, 8)},
                                    {"K 8, V 4", direct(8, 4)},
@@ -188,7 +182,8 @@ void bench_decode(const models::LanguageModel& model, const std::filesystem::pat
 void bench_pause(const models::LanguageModel& model, const BenchOptions& options, ThreadPool& pool,
                  Report& report) {
   const size_t length = 4096;
-  const size_t budget = direct_bytes(direct(4, 4), model, length);
+  const size_t budget =
+      text::direct_peak_bytes(direct(4, 4), model.config().num_layers, model.kv_shape(), length);
   const auto policy = progressive(4, budget, length);
   const text::KvPolicy schedule(policy, model.config().num_layers, model.kv_shape());
   const size_t start = schedule.exact_until() - 32;
@@ -222,9 +217,8 @@ void bench_room(const models::LanguageModel& model, Report& report) {
   constexpr size_t kContext = 8192;
   const size_t layers = model.config().num_layers;
   const kernels::KvShape shape = model.kv_shape();
-  // And two blocks: a schedule narrows before the last cycle of 128 tokens is full.
   const size_t bytes =
-      layers * shape.page_bytes(kernels::KvFormat::kF16) * (kContext / kernels::kPageTokens + 2);
+      layers * shape.page_bytes(kernels::KvFormat::kF16) * (kContext / kernels::kPageTokens);
   Table table{.name = fmt::format("what the bytes of {} tokens in 16 bit hold ({:.0f} MiB)",
                                   kContext, static_cast<double>(bytes) / (1 << 20)),
               .columns = {"cache", "longest sequence", "of 16 bit", "sequences of 2048 tokens"},
@@ -272,17 +266,15 @@ void bench_divergence(const models::LanguageModel& model, const BenchOptions& op
                       ThreadPool& pool, Report& report) {
   const size_t length = options.quick ? 769 : 4097;
   const std::vector<Token> tokens = sampled_text(model, length, pool.cores(), options.stop);
-  using Method = text::ReplayMethod;
-  std::vector<Method> methods;
-  const size_t layers = model.config().num_layers;
-  const auto add = [&](const char* name, Method::Schedule schedule, uint8_t bits) {
-    methods.push_back(
-        text::uniform_method(name, Method::Storage::kPages, schedule, {bits, bits}, layers));
-  };
-  add("8 bit", Method::Schedule::kDirect, 8);
-  add("4 bit", Method::Schedule::kDirect, 4);
-  add("two tiers, 16 and 4", Method::Schedule::kTwoTier, 4);
-  add("progressive to 4", Method::Schedule::kProgressive, 4);
+  const auto two_tier = text::ForeignKv{
+      .format = text::ForeignKv::Format::kTwoTier,
+      .widths = {4, 4},
+      .hadamard = kernels::has_hadamard(model.kv_shape().head_dim)};
+  const std::vector<text::ReplayMethod> methods = {
+      {.name = "8 bit", .policy = direct(8, 8)},
+      {.name = "4 bit", .policy = direct(4, 4)},
+      {.name = "two tiers, 16 and 4", .foreign = two_tier},
+      {.name = "progressive to 4", .policy = progressive(4, 0, length - 1)}};
   const auto results = text::replay_kv(model, tokens, methods, {}, pool.cores(), options.stop);
   Table table{.name = fmt::format("divergence over {} tokens that the model wrote", length - 1),
               .columns = {"cache", "peak MiB", "mean MiB", "mean KL", "+-", "perplexity of 16 bit"},

@@ -21,9 +21,9 @@ struct Options {
   size_t tokens = 1024;
 };
 
-std::string widths_text(const std::vector<text::ReplayWidths>& widths) {
+std::string widths_text(const std::vector<text::KvWidths>& widths) {
   std::string line;
-  for (const text::ReplayWidths& w : widths)
+  for (const text::KvWidths& w : widths)
     line += fmt::format("{}{}/{}", line.empty() ? "" : " ", w.k, w.v);
   return line;
 }

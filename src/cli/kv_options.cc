@@ -41,11 +41,7 @@ void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::pa
   kv.max_length = max_length;
   if (calibration.empty()) return;
   const auto measured = text::load_kv_calibration(calibration, *formats::open_checkpoint(model));
-  for (const text::KvSensitivity& layer : measured.layers) {
-    auto& s = kv.sensitivities.emplace_back();
-    std::copy(layer.k.begin(), layer.k.end(), s.k);
-    std::copy(layer.v.begin(), layer.v.end(), s.v);
-  }
+  kv.sensitivities = text::sensitivities(measured);
 }
 
 void add_kv_options(CLI::App& command, KvOptions& options) {

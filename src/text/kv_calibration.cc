@@ -33,7 +33,7 @@ class Fnv1a {
   uint64_t hash_ = 0xcbf29ce484222325u;
 };
 
-double cost(const KvSensitivity& s, ReplayWidths w) {
+double cost(const KvSensitivity& s, KvWidths w) {
   const auto side = [](const std::array<double, 3>& costs, size_t bits) {
     return bits == 16 ? 0.0 : costs[bits == 8 ? 0 : bits == 4 ? 1 : 2];
   };
@@ -64,7 +64,7 @@ uint64_t kv_text_hash(std::string_view text) {
 KvCalibration calibrate_kv(const models::LanguageModel& model,
                            std::span<const models::Token> tokens, const CoreSet& cores,
                            StopToken stop, const ProgressFn& progress) {
-  constexpr size_t kLeast = 2 * kReplayCut + 2;
+  constexpr size_t kLeast = 2 * KvPolicy::kCutTokens + 2;
   if (tokens.size() < kLeast)
     fail(ErrorKind::kInvalidInput,
          "the text has {} tokens; calibration needs {} at least, and some thousand for figures to "
@@ -91,9 +91,10 @@ KvCalibration calibrate_kv(const models::LanguageModel& model,
   for (size_t layer = 0; layer < layers; ++layer) {
     for (const bool is_key : {true, false}) {
       for (size_t i = 0; i < kNarrow.size(); ++i) {
-        ReplayMethod method = uniform_method("one side", ReplayMethod::Storage::kPages,
-                                             ReplayMethod::Schedule::kDirect, {16, 16}, layers);
-        (is_key ? method.widths[layer].k : method.widths[layer].v) = kNarrow[i];
+        ReplayMethod method{.name = "one side", .policy = {.mode = KvMode::kDirect}};
+        method.policy.layer_widths.resize(layers);
+        KvWidths& widths = method.policy.layer_widths[layer];
+        (is_key ? widths.k : widths.v) = kNarrow[i];
         methods.push_back(std::move(method));
         places.push_back(is_key ? &result.layers[layer].k[i] : &result.layers[layer].v[i]);
         if (methods.size() == kMethodsAtATime) flush();
@@ -104,18 +105,18 @@ KvCalibration calibrate_kv(const models::LanguageModel& model,
   return result;
 }
 
-std::vector<ReplayWidths> allocate_kv(std::span<const KvSensitivity> layers, size_t total_bits,
+std::vector<KvWidths> allocate_kv(std::span<const KvSensitivity> layers, size_t total_bits,
                                       size_t least) {
   WEFT_ASSERT(least == 2 || least == 4 || least == 8 || least == 16);
   if (total_bits < layers.size() * 2 * least)
     fail(ErrorKind::kInvalidInput, "{} bits for {} layers are fewer than {} of each side",
          total_bits, layers.size(), least);
-  std::vector<ReplayWidths> choices;  // more bits first: they win ties
+  std::vector<KvWidths> choices;  // more bits first: they win ties
   for (const uint8_t k : {16, 8, 4, 2})
     for (const uint8_t v : {16, 8, 4, 2})
       if (k >= least && v >= least) choices.push_back({k, v});
   std::stable_sort(choices.begin(), choices.end(),
-                   [](ReplayWidths a, ReplayWidths b) { return a.k + a.v > b.k + b.v; });
+                   [](KvWidths a, KvWidths b) { return a.k + a.v > b.k + b.v; });
   // best[i][u]: the least cost of layers i ... with u units of 2 bits; all layers' widths are even.
   const size_t units = std::min(total_bits, layers.size() * 32) / 2;
   constexpr double kImpossible = std::numeric_limits<double>::infinity();
@@ -123,17 +124,17 @@ std::vector<ReplayWidths> allocate_kv(std::span<const KvSensitivity> layers, siz
   for (size_t i = layers.size(); i-- > 0;) {
     for (size_t u = 0; u <= units; ++u) {
       best[i][u] = kImpossible;
-      for (const ReplayWidths w : choices) {
+      for (const KvWidths w : choices) {
         const size_t takes = (w.k + w.v) / 2u;
         if (takes <= u)
           best[i][u] = std::min(best[i][u], cost(layers[i], w) + best[i + 1][u - takes]);
       }
     }
   }
-  std::vector<ReplayWidths> widths;
+  std::vector<KvWidths> widths;
   size_t u = units;
   for (size_t i = 0; i < layers.size(); ++i) {
-    for (const ReplayWidths w : choices) {
+    for (const KvWidths w : choices) {
       const size_t takes = (w.k + w.v) / 2u;
       if (takes > u || cost(layers[i], w) + best[i + 1][u - takes] != best[i][u]) continue;
       widths.push_back(w);
@@ -142,6 +143,16 @@ std::vector<ReplayWidths> allocate_kv(std::span<const KvSensitivity> layers, siz
     }
   }
   return widths;
+}
+
+std::vector<KvPolicyOptions::Sensitivity> sensitivities(const KvCalibration& calibration) {
+  std::vector<KvPolicyOptions::Sensitivity> out;
+  for (const KvSensitivity& layer : calibration.layers) {
+    auto& s = out.emplace_back();
+    std::copy(layer.k.begin(), layer.k.end(), s.k);
+    std::copy(layer.v.begin(), layer.v.end(), s.v);
+  }
+  return out;
 }
 
 void save_kv_calibration(const KvCalibration& c, const std::filesystem::path& path) {

@@ -51,8 +51,11 @@ KvCalibration calibrate_kv(const models::LanguageModel& model,
 // Widths of 16 (cost 0), 8, 4 and 2 bit, none below `least`, whose sum over layers and sides is at
 // most `total_bits`, with the least sum of sensitivities. Of equal sums, the one whose lower layers
 // keep more bits. kInvalidInput: `total_bits` too small for `least` everywhere.
-std::vector<ReplayWidths> allocate_kv(std::span<const KvSensitivity> layers, size_t total_bits,
+std::vector<KvWidths> allocate_kv(std::span<const KvSensitivity> layers, size_t total_bits,
                                       size_t least);
+
+// As KvPolicyOptions take them.
+std::vector<KvPolicyOptions::Sensitivity> sensitivities(const KvCalibration& calibration);
 
 // The file. Loading names the file, the field, what it holds and what is needed: kInvalidInput for
 // anything but what save_kv_calibration() writes for this model, kNotFound.

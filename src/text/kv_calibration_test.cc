@@ -29,29 +29,29 @@ std::vector<KvSensitivity> random_layers(size_t n, unsigned seed, int levels = 1
   return layers;
 }
 
-double cost(const KvSensitivity& s, ReplayWidths w) {
+double cost(const KvSensitivity& s, KvWidths w) {
   const auto side = [](const std::array<double, 3>& c, int bits) {
     return bits == 16 ? 0.0 : c[bits == 8 ? 0 : bits == 4 ? 1 : 2];
   };
   return side(s.k, w.k) + side(s.v, w.v);
 }
 
-double cost(const std::vector<KvSensitivity>& layers, const std::vector<ReplayWidths>& widths) {
+double cost(const std::vector<KvSensitivity>& layers, const std::vector<KvWidths>& widths) {
   double sum = 0;
   for (size_t i = layers.size(); i-- > 0;) sum += cost(layers[i], widths[i]);
   return sum;
 }
 
-size_t bits(const std::vector<ReplayWidths>& widths) {
+size_t bits(const std::vector<KvWidths>& widths) {
   size_t sum = 0;
-  for (const ReplayWidths w : widths) sum += size_t{w.k} + w.v;
+  for (const KvWidths w : widths) sum += size_t{w.k} + w.v;
   return sum;
 }
 
 // Every assignment of three layers.
 double best_of_all(const std::vector<KvSensitivity>& layers, size_t total, uint8_t least) {
   double best = 1e300;
-  std::vector<ReplayWidths> widths(layers.size());
+  std::vector<KvWidths> widths(layers.size());
   const std::function<void(size_t)> choose = [&](size_t i) {
     if (i == layers.size()) {
       if (bits(widths) <= total) best = std::min(best, cost(layers, widths));
@@ -88,7 +88,7 @@ TEST(kv_calibration, ties_go_to_lower_layers) {
   for (size_t i = 1; i < widths.size(); ++i)
     EXPECT_GE(widths[i - 1].k + widths[i - 1].v, widths[i].k + widths[i].v);
   EXPECT_THROW(allocate_kv(layers, 15, 2), Error);
-  EXPECT_EQ(allocate_kv(layers, 1000, 2), std::vector<ReplayWidths>(4, {16, 16}));
+  EXPECT_EQ(allocate_kv(layers, 1000, 2), std::vector<KvWidths>(4, {16, 16}));
 }
 
 class Folder {

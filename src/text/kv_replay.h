@@ -3,15 +3,16 @@
 // next token are compared (pm-kvq.md §5.3). Progressive narrowing gains only in time, so one
 // prefill over a whole text would show nothing.
 //
-// What a token's query sees is a function of its position: everything up to the last cut (a
-// multiple of kReplayCut) less one cut is as the method stores it, the rest is exact, and so is the
-// sink. The replay therefore runs in large passes, cut into pieces there (KvStore::piece_end), and
-// computes what token by token would.
+// PM-KVQ's methods run on the engine's own text::KvCache, in a pool of their own blocks, so
+// it is the engine that is judged; formats of others are rounding filters (text/foreign_kv.h). What a
+// token's query sees is a function of its position in all of them, so the replay runs in large passes
+// and computes what token by token would.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,77 +20,52 @@
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
-#include "kernels/kv_view.h"
 #include "models/language_model.h"
+#include "text/foreign_kv.h"
+#include "text/kv_cache.h"
 
 namespace weft::text {
 
-inline constexpr size_t kReplayCut = 128;
-
-struct ReplayWidths {
-  uint8_t k = 16, v = 16;  // bits: 16, 8, 4 or 2
-  bool operator==(const ReplayWidths&) const = default;
-};
-
 struct ReplayMethod {
-  enum class Storage : uint8_t {
-    kPages,   // PM-KVQ's: per token, group of head_dim features; one page of sink, exact newest
-              // tokens
-    kKivi,    // K per feature over 32 tokens, V per token over 32 features; newest tokens exact
-    kBlocks,  // q8_0 or q4_0: blocks of 32 features, no token exact
-  };
-  enum class Schedule : uint8_t {
-    kDirect,       // the final widths from the first cut on
-    kTwoTier,      // 16 bit while the budget lasts, then the final widths
-    kProgressive,  // 16 bit, then 8, 4, 2 as late as the budget allows
-  };
   std::string name;
-  Storage storage = Storage::kPages;
-  Schedule schedule = Schedule::kDirect;
-  std::vector<ReplayWidths> widths;  // final, of each layer
-  bool hadamard = false;             // heads are rotated before they are rounded
+  // The engine's; kPlain: 16 bit. Progressive without a budget gets the bytes that direct storage in
+  // its final widths takes at its largest, and the text's length.
+  KvPolicyOptions policy = {};
+  std::optional<ForeignKv> foreign = {};  // instead; kTwoTier without a budget as above
 };
 
-// A method with the same widths in each layer.
-ReplayMethod uniform_method(std::string name, ReplayMethod::Storage storage,
-                            ReplayMethod::Schedule schedule, ReplayWidths widths,
-                            size_t num_layers);
-
-// The cache of a method, for one sequence (handle 0). kPages without rotation holds real pages,
-// read by the attention kernels as they are; the others are rounded and widened again. Its bytes
-// are what the stored numbers would take, metadata, sink and exact tokens included; the replay
-// itself keeps the 16-bit pages beside them. Not for serving.
-class ReplayCache final : public kernels::KvStore {
+// One sequence under a method, of up to `length` tokens.
+class ReplayCache {
  public:
-  // A budget is that of direct storage at the final widths when `length` tokens are stored.
-  // kInvalidInput: a width other than 16, 8, 4, 2 (4 and 8 for kBlocks), a rotation of heads whose
-  // size is no power of two, or widths of another number of layers.
-  ReplayCache(ReplayMethod method, const kernels::KvShape& shape, size_t num_layers, size_t length);
-  ~ReplayCache() override;
+  // As KvPolicy and ForeignKvCache; kInvalidInput too where a budget does not hold `length` tokens.
+  // The message names the method.
+  ReplayCache(const ReplayMethod& method, const models::LanguageModelConfig& config,
+              const kernels::KvShape& shape, size_t length);
 
-  void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
-              const float* k, const float* v, size_t stride) override;
-  kernels::KvView view(size_t layer, size_t sequence) const override;
-  size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
+  // One pass more over `tokens`, or over as many pieces as the method asks for. logits: (tokens,
+  // vocab_size) with kAll, (1, vocab_size) with kLast.
+  void forward(const models::LanguageModel& model, std::span<const models::Token> tokens,
+               models::LogitsWanted wanted, float* logits, models::Workspace& workspace,
+               const CoreSet& cores);
 
-  const ReplayMethod& method() const { return method_; }
-  size_t bytes(size_t length) const;  // once so many tokens are stored
-  ReplayWidths widths_at(size_t layer, size_t position) const;
+  // What follows is forgotten by rejoin(): several questions about one text.
+  void branch();
+  void rejoin();
+
+  size_t length() const { return stored_; }
+  size_t bytes() const;                              // now
+  size_t peak_bytes() const { return peak_bytes_; }  // of `length` tokens
 
  private:
-  struct Layer;
-  size_t bytes(ReplayWidths widths, size_t length) const;  // of one layer
-  size_t first_narrow() const;
-  size_t end_narrow(size_t position) const;
-  void narrow(size_t layer, size_t position);
-  void narrow_page(size_t layer, size_t page, ReplayWidths widths);
+  kernels::KvStore& store();
+  size_t next_piece(size_t num_tokens);
 
-  ReplayMethod method_;
-  kernels::KvShape shape_;
-  size_t length_;
-  std::vector<size_t> budgets_;  // of each layer
-  std::vector<Layer> layers_;
-  std::vector<float> rows_k_, rows_v_;
+  std::string name_;
+  std::optional<KvCache> engine_;
+  SequenceId sequence_ = 0;
+  std::optional<ForeignKvCache> foreign_, foreign_trunk_;
+  std::optional<SequenceId> trunk_;
+  size_t stored_ = 0, trunk_stored_ = 0, peak_bytes_ = 0;
 };
 
 struct ReplayBucket {  // of positions
