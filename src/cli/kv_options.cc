@@ -12,28 +12,30 @@ void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::pa
   using text::KvMode;
   options.kv_format = kind == "bf16" ? kernels::KvFormat::kBF16 : kernels::KvFormat::kF16;
   text::KvPolicyOptions& kv = options.kv;
-  const bool progressive = kind == "progressive";
+  const bool progressive = kind == "progressive", pressure = kind == "pressure";
   if (progressive && budget_bytes == 0)
     fail(ErrorKind::kInvalidInput,
          "--kv progressive needs --kv-budget, the bytes that one sequence's keys and values may take, "
          "such as 64MiB");
-  if (!progressive && budget_bytes != 0)
-    fail(ErrorKind::kInvalidInput, "--kv-budget belongs to --kv progressive, but --kv is {}", kind);
+  if (!progressive && !pressure && budget_bytes != 0)
+    fail(ErrorKind::kInvalidInput,
+         "--kv-budget belongs to --kv progressive or pressure, but --kv is {}", kind);
   if (max_length != 0 && !progressive)
     fail(ErrorKind::kInvalidInput, "--kv-max-length belongs to --kv progressive, but --kv is {}",
          kind);
-  if (!calibration.empty() && !progressive)
+  if (!calibration.empty() && !progressive && !pressure)
     fail(ErrorKind::kInvalidInput,
-         "--kv-calibration says which layers are narrowed first under --kv progressive, but --kv is "
-         "{}",
+         "--kv-calibration says which layers are narrowed first under --kv progressive or pressure, "
+         "but --kv is {}",
          kind);
   uint8_t both = 16;
-  if (progressive)
+  if (progressive || pressure)
     both = 0;  // the model's size decides
   else if (kind == "8" || kind == "4" || kind == "2")
     both = static_cast<uint8_t>(kind[0] - '0');
   kv.widths = {static_cast<uint8_t>(k.value_or(both)), static_cast<uint8_t>(v.value_or(both))};
   kv.mode = progressive                     ? KvMode::kProgressive
+            : pressure                      ? KvMode::kPressure
             : kv.widths == text::KvWidths{} ? KvMode::kPlain
                                             : KvMode::kDirect;
   if (transform == "none") kv.transform = kernels::KvTransform::kNone;
@@ -50,12 +52,13 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
   command
       .add_option("--kv", options.kind,
                   "How they are kept: f16 (or 16), bf16; 8, 4 or 2 bit; progressive: 16 bit until "
-                  "--kv-budget is full, then narrower")
+                  "--kv-budget is full, then narrower; pressure: 16 bit until the memory of all "
+                  "requests is full, then narrower, so that answers depend on the load")
       ->capture_default_str()
-      ->check(CLI::IsMember({"f16", "bf16", "16", "8", "4", "2", "progressive"}))
+      ->check(CLI::IsMember({"f16", "bf16", "16", "8", "4", "2", "progressive", "pressure"}))
       ->group(group);
-  command.add_option("--kv-k", options.k, "Bits of keys; progressive: as few as they may get to")
-      ->default_str("--kv's; progressive: 4, or 2 from 3e9 parameters on")
+  command.add_option("--kv-k", options.k, "Bits of keys; progressive, pressure: as few as they may get to")
+      ->default_str("--kv's; progressive, pressure: 4, or 2 from 3e9 parameters on")
       ->check(width)
       ->type_name("16|8|4|2")
       ->group(group);
@@ -65,7 +68,8 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
       ->group(group);
   command
       .add_option("--kv-budget", options.budget_bytes,
-                  "Bytes of memory for one sequence, such as 64MiB (progressive)")
+                  "Bytes of memory such as 64MiB, for one sequence (progressive) or for all together "
+                  "(pressure)")
       ->transform(CLI::AsSizeValue(false))
       ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 48))
       ->type_name("SIZE")
@@ -80,7 +84,7 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
   command
       .add_option("--kv-calibration", options.calibration,
                   "What 'weft calibrate kv' wrote: the layers that mind least are narrowed first "
-                  "(progressive)")
+                  "(progressive, pressure)")
       ->type_name("FILE")
       ->group(group);
   command

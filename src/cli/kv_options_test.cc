@@ -42,6 +42,14 @@ TEST(kv_options, every_flag_reaches_its_option) {
   EXPECT_EQ(kv.transform, kernels::KvTransform::kNone);
 }
 
+TEST(kv_options, pressure_has_the_memory_of_all) {
+  const text::KvPolicyOptions kv = parse({"--kv", "pressure"}).kv;
+  EXPECT_EQ(kv.mode, text::KvMode::kPressure);
+  EXPECT_EQ(kv.widths, (text::KvWidths{0, 0}));
+  EXPECT_EQ(kv.budget_bytes, 0u);
+  EXPECT_EQ(parse({"--kv", "pressure", "--kv-budget", "5MiB"}).kv.budget_bytes, size_t{5} << 20);
+}
+
 TEST(kv_options, what_cannot_be_is_an_error) {
   for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
            {"--kv", "3"}, {"--kv", "int8"}, {"--kv-k", "5"}, {"--kv-v", "0"}, {"--kv-v", "-8"},

@@ -90,6 +90,9 @@ bool is_loopback(const std::string& host) {
 size_t choose_kv_tokens(const Options& options, const text::TextModel& model) {
   const size_t context = model.kv_room();
   if (options.kv_tokens != 0) return options.kv_tokens;
+  const auto& policy = model.kv_policy();
+  if (policy && policy->mode() == text::KvMode::kPressure && policy->options().budget_bytes != 0)
+    return context;
   const size_t bytes_per_token = std::max<size_t>(1, model.memory_plan().kv_bytes / context);
   const size_t affordable = bench::read_machine().available_bytes / 3 / bytes_per_token;
   return std::max(context, std::min(4 * context, affordable));

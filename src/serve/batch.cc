@@ -156,6 +156,7 @@ bool Batch::deliver(const text::DecodedToken& decoded) {
     return false;
   RunningJob& job = find(decoded.request);
   job.vocab_use(metrics_, decoder_->vocab_use(decoded.request));
+  job.kv_use(decoder_->kv_usage(decoded.request));
   const bool ended = job.token(metrics_, decoded, end_tokens_);
   if (on_first_token && job.job().generated.load(std::memory_order_relaxed) == 1)
     on_first_token(job.job());

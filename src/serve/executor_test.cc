@@ -144,6 +144,33 @@ TEST(phase, retract_exact_with_narrow_keys_and_values) {
   }
 }
 
+// Where plain requests would be sent away and read again, narrower keys and values make the room.
+TEST(executor, under_pressure_nobody_is_sent_away) {
+  const auto run = [](const text::KvPolicyOptions& kv, size_t& preemptions, size_t& narrow_bytes) {
+    const auto served = serve_test_model(
+        {.executor = {.chunk_tokens = 64},
+         .kv_tokens = 36 * kernels::kPageTokens,
+         .model = {.context = 500, .kv = kv}});
+    std::vector<std::shared_ptr<Job>> jobs;
+    for (size_t i = 0; i < 3; ++i) jobs.push_back(make_job(4 * i, 390 + i, 40));
+    for (const auto& job : jobs) served->submit(job);
+    for (const auto& job : jobs) {
+      const Answer answer = collect(*job);
+      EXPECT_FALSE(answer.error) << answer.error->what();
+      EXPECT_EQ(answer.tokens.size(), 40u);
+      for (size_t i = 1; i < 4; ++i) narrow_bytes += job->kv_code_bytes[i].load();
+    }
+    preemptions = served->executor().metrics().preemptions.load();
+    expect_all_room_back(*served);
+  };
+  size_t preemptions = 0, narrow_bytes = 0;
+  run({}, preemptions, narrow_bytes);
+  EXPECT_EQ(narrow_bytes, 0u);
+  run({.mode = text::KvMode::kPressure, .widths = {2, 2}}, preemptions, narrow_bytes);
+  EXPECT_EQ(preemptions, 0u);
+  EXPECT_GT(narrow_bytes, 0u);
+}
+
 // The border between the phases moves all the time, to one loop and back too.
 TEST(phase, token_exact_while_the_partition_changes) {
   constexpr size_t kCount = 48;

@@ -276,7 +276,12 @@ TEST(http, an_answer_longer_than_the_budget_of_keys_and_values_is_refused) {
     return server.post("/v1/completions",
                        Json({{"prompt", {5, 6, 7}}, {"max_tokens", max_tokens}}).dump());
   };
-  EXPECT_EQ(ask(4)->status, 200);
+  const auto answered = ask(4);
+  EXPECT_EQ(answered->status, 200);
+  const Json kv = Json::parse(answered->body)["usage"]["kv"];
+  EXPECT_NE(kv["policy"].get<std::string>().find("progressive to 8 bit"), std::string::npos) << kv;
+  EXPECT_GT(kv["bytes"]["16"], 0);
+  EXPECT_EQ(kv["bytes"]["8"], 0);
   const auto refused = ask(context);
   ASSERT_EQ(refused->status, 400);
   const Json error = Json::parse(refused->body)["error"];

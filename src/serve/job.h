@@ -1,6 +1,7 @@
 // One answer in the making: what the front (HTTP threads, the bench) and an executor share.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -65,6 +66,9 @@ struct Job {
   std::atomic<size_t> reused_tokens{0};      // of the prompt, found in the cache
   std::atomic<size_t> generated{0};
   std::atomic<size_t> preemptions{0};
+  // Bytes of its keys and values in 16, 8, 4 and 2 bit, and of metadata (text::KvUsage).
+  std::array<std::atomic<size_t>, 4> kv_code_bytes{};
+  std::atomic<size_t> kv_meta_bytes{0};
   // Of a tailored vocabulary (text::VocabUse); size 0: the whole one, untailored.
   std::atomic<size_t> vocab_size{0}, vocab_static{0}, vocab_dynamic{0};
   std::atomic<size_t> vocab_escapes{0}, vocab_misses{0}, vocab_rejected{0};

@@ -28,6 +28,12 @@ void RunningJob::prompt_left(size_t tokens) {
   if (tokens == 0) job_->phase.store(JobPhase::kDecode);
 }
 
+void RunningJob::kv_use(const text::KvUsage& use) {
+  for (size_t i = 0; i < use.code_bytes.size(); ++i)
+    job_->kv_code_bytes[i].store(use.code_bytes[i], std::memory_order_relaxed);
+  job_->kv_meta_bytes.store(use.meta_bytes, std::memory_order_relaxed);
+}
+
 void RunningJob::vocab_use(Metrics& metrics, const text::VocabUse& use) {
   if (use.mode == text::VocabMode::kOff) return;
   const size_t escapes = use.escapes - vocab_.escapes, misses = use.misses - vocab_.misses;

@@ -38,6 +38,7 @@ class RunningJob {
 
   void started(Metrics& metrics, size_t reused_tokens);
   void prompt_left(size_t tokens);  // after each step
+  void kv_use(const text::KvUsage& use);  // before each token
   void vocab_use(Metrics& metrics, const text::VocabUse& use);  // before each token
   // Hands a token out. True: the job has ended (its last token, an end token, an error).
   bool token(Metrics& metrics, const text::DecodedToken& decoded,

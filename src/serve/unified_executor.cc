@@ -125,7 +125,7 @@ void UnifiedExecutor::admit() {
     const RunningJob& next = waiting_.front();
     if (!batch_.empty()) {
       const size_t needed = batch_.tokens_spoken_for() + batch_.room_for(next);
-      if (needed > batch_.decoder().free_tokens() || batch_.reads_prompt_of(next)) return;
+      if (needed > batch_.decoder().free_tokens() + batch_.decoder().reclaimable_tokens() || batch_.reads_prompt_of(next)) return;
     }
     RunningJob job = std::move(waiting_.front());
     waiting_.pop_front();

@@ -87,9 +87,12 @@ class Decoder {
   // Room in the cache that requests can still take, in whole pages of 16 bit; kept prefixes count as
   // free.
   virtual size_t free_tokens() const = 0;
+  // Room that requests here would give up for others, by being kept in fewer bits (KvMode::kPressure).
+  virtual size_t reclaimable_tokens() const { return 0; }
   // What of it a request of `num_tokens` takes: less than as many where the cache is narrower.
   virtual size_t room_for(size_t num_tokens) const { return num_tokens; }
   virtual KvUsage kv_usage() const { return {}; }  // of this decoder's requests
+  virtual KvUsage kv_usage(RequestId) const { return {}; }
 };
 
 // A request between two decoders, with its pages in the pool that they share.

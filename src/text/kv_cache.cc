@@ -45,6 +45,7 @@ SequenceId KvCache::create() {
   s.narrow.reset();
   s.forked = false;
   s.bad_value.reset();
+  s.last_use = 0;
   return id;
 }
 
@@ -137,7 +138,11 @@ void KvCache::keep_prefix(SequenceId sequence, uint64_t scope, std::span<const T
 
 size_t KvCache::max_piece(SequenceId sequence) const {
   if (policy_ == nullptr) return KvPolicy::kNever;
-  const size_t stored = length(sequence), end = policy_->pass_end(stored);
+  const size_t stored = length(sequence);
+  const bool pressed = policy_->mode() == KvMode::kPressure && get(sequence).narrow;
+  // Under pressure, so that room for one piece is no more than what one cut frees.
+  const size_t end = pressed ? (stored / KvPolicy::kCutTokens + 1) * KvPolicy::kCutTokens
+                             : policy_->pass_end(stored);
   return end == KvPolicy::kNever ? end : end - stored;
 }
 
@@ -145,6 +150,13 @@ bool KvCache::reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_t
   KvSequence& s = get(sequence);
   const size_t stored = length(sequence);
   if (policy_ == nullptr) return reserve_plain(s, stored, num_tokens, keep_free_tokens);
+  if (policy_->mode() == KvMode::kPressure) {
+    s.last_use = ++clock_;
+    // Which sequence is asked to give depends on what they have given, and on who waited longest.
+    while (!reserve_pressed(s, stored, num_tokens, keep_free_tokens))
+      if (!relieve()) return false;
+    return true;
+  }
   WEFT_ASSERT(num_tokens <= max_piece(sequence));
   if (policy_->max_length() - stored < num_tokens) return false;
   if (s.narrow || stored >= policy_->exact_until())
@@ -201,6 +213,103 @@ bool KvCache::reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens,
   grow_page_table(s, pages_for(stored + num_tokens));
   s.room = std::max(s.room, stored + num_tokens);
   return true;
+}
+
+bool KvCache::reserve_pressed(KvSequence& s, size_t stored, size_t num_tokens,
+                              size_t keep_free_tokens) {
+  // One block stays in the pool for the sequence that narrows next to do it in.
+  const size_t keep_free = std::max(keep_free_tokens, kPageTokens);
+  if (!s.narrow) return reserve_plain(s, stored, num_tokens, keep_free);
+  if (s.forked && !own_copies(s)) return false;
+  const size_t in_block = policy_->cells_per_block();
+  const size_t pages = pages_for(stored + num_tokens) - pages_for(stored);
+  // A layer's first narrow page takes a cell more than it leaves.
+  const size_t cells = pages * in_block + options_.num_layers;
+  const size_t free_cells = s.narrow->free_cells();
+  if (num_tokens != 0 && cells > free_cells) {
+    taken_.clear();
+    const size_t more = (cells - free_cells + in_block - 1) / in_block;
+    if (!pool_->take(more, pages_for(keep_free), taken_)) return false;
+    s.narrow->add_blocks(taken_.size());
+    s.blocks.insert(s.blocks.end(), taken_.begin(), taken_.end());
+  }
+  grow_page_table(s, pages_for(stored + num_tokens));
+  s.room = std::max(s.room, stored + num_tokens);
+  return true;
+}
+
+// Not one whose blocks another sequence reads too, nor one that is too short for narrow pages.
+bool KvCache::can_relieve(const KvSequence& s) const {
+  if (!s.live || s.forked || s.bad_value || policy_->num_steps() == 0) return false;
+  const size_t stored = *std::min_element(s.layer_length.begin(), s.layer_length.end());
+  if (stored < 2 * KvPolicy::kCutTokens + KvPolicy::kExactTokens) return false;
+  if (s.narrow) return s.narrow->steps_taken() < policy_->num_steps();
+  return std::all_of(s.blocks.begin(), s.blocks.end(),
+                     [&](KvBlock block) { return pool_->has_one_user(block); });
+}
+
+// Of the sequences that can, the one with the fewest steps; of those, the one that waited longest. It
+// takes steps until a block is free. False: nobody has any to give.
+bool KvCache::relieve() {
+  while (true) {
+    KvSequence* giver = nullptr;
+    const auto rank = [](const KvSequence& s) {
+      return std::make_pair(s.narrow ? s.narrow->steps_taken() : 0, s.last_use);
+    };
+    for (KvSequence& s : sequences_)
+      if (can_relieve(s) && (giver == nullptr || rank(s) < rank(*giver))) giver = &s;
+    if (giver == nullptr) return false;
+    const size_t before = pool_->free_tokens();
+    if (!narrow_once(*giver)) return false;
+    if (pool_->free_tokens() > before) return true;
+  }
+}
+
+// One step, and back to the pool what it frees. False: no block was left to begin with.
+bool KvCache::narrow_once(KvSequence& s) {
+  const size_t stored = *std::min_element(s.layer_length.begin(), s.layer_length.end());
+  if (!s.narrow) {
+    if (!own_all_but(s, 0)) return false;
+    s.narrow.emplace(*policy_, options_.num_layers, s.blocks.size(), stored);
+    s.kept.clear();
+    s.keeps = false;
+  }
+  if (s.narrow->free_cells() == 0) {
+    taken_.clear();
+    if (!pool_->take(1, 0, taken_)) return false;
+    s.narrow->add_blocks(1);
+    s.blocks.push_back(taken_.back());
+  }
+  std::optional<KvBadValue> bad;
+  const size_t layer = policy_->layer_of_step(s.narrow->steps_taken());
+  s.narrow->take_step(*policy_, place(s, layer), stored, bad);
+  if (bad) s.bad_value = bad;
+  // What the tokens that have room already will take stays.
+  const size_t in_block = policy_->cells_per_block();
+  const size_t promised = s.room <= stored ? 0
+                                           : (pages_for(s.room) - pages_for(stored)) * in_block +
+                                                 options_.num_layers;
+  const size_t used = s.blocks.size() * in_block - s.narrow->free_cells();
+  const size_t keep = (used + promised + in_block - 1) / in_block;
+  if (keep >= s.blocks.size()) return true;
+  s.narrow->compact(*policy_, place(s, 0));
+  keep_pages(s, keep);
+  s.narrow->drop_blocks(keep);
+  for (size_t l = 0; l < options_.num_layers; ++l)
+    s.narrow->update_pages(*policy_, place(s, l), l);
+  return true;
+}
+
+size_t KvCache::reclaimable_tokens() const {
+  if (policy_ == nullptr || policy_->mode() != KvMode::kPressure) return 0;
+  size_t blocks = 0;
+  for (const KvSequence& s : sequences_) {
+    if (!can_relieve(s)) continue;
+    const size_t stored = *std::min_element(s.layer_length.begin(), s.layer_length.end());
+    const size_t least = policy_->peak_blocks(std::max(stored, s.room));
+    blocks += s.blocks.size() - std::min(least, s.blocks.size());
+  }
+  return blocks * kPageTokens;
 }
 
 // Copies the last pages that others own too, until at most so many are left.

@@ -42,6 +42,7 @@ struct KvSequence {
   std::optional<NarrowPages> narrow;
   bool forked = false;  // its narrow blocks may be another's too
   std::optional<KvBadValue> bad_value;
+  uint64_t last_use = 0;  // a count of reserve() calls
 };
 
 class KvCache final : public kernels::KvStore {
@@ -71,7 +72,8 @@ class KvCache final : public kernels::KvStore {
 
   // Room for `num_tokens` more; false (and nothing changed) when the pool has too few free pages, or
   // would have fewer than `keep_free_tokens` left.
-  // Under a policy at most max_piece() at a time.
+  // Under a policy at most max_piece() at a time. kPressure: where room runs short, sequences of this
+  // cache are narrowed until there is some; their views change.
   [[nodiscard]] bool reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens = 0);
   size_t max_piece(SequenceId sequence) const;
 
@@ -83,6 +85,10 @@ class KvCache final : public kernels::KvStore {
   size_t free_tokens() const { return pool_->free_tokens(); }
   size_t capacity_tokens() const { return pool_->capacity_tokens(); }
   size_t bytes() const { return pool_->bytes(); }
+
+  // kPressure: what narrowing all sequences of this cache to the end would give back, in tokens of 16
+  // bit.
+  size_t reclaimable_tokens() const;
 
   // What a sequence, or all of this cache, takes by widths, in true bytes.
   KvUsage usage(SequenceId sequence) const;
@@ -118,6 +124,10 @@ class KvCache final : public kernels::KvStore {
   void keep_pages(KvSequence& s, size_t num_pages);
   bool reserve_plain(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
   bool reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
+  bool reserve_pressed(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
+  bool relieve();
+  bool can_relieve(const KvSequence& s) const;
+  bool narrow_once(KvSequence& s);
   bool own_all_but(KvSequence& s, size_t num_shared);
   bool own_page(KvSequence& s, size_t page);
   bool own_copies(KvSequence& s);
@@ -130,6 +140,7 @@ class KvCache final : public kernels::KvStore {
   std::vector<SequenceId> unused_;  // slots of sequences_ to use again
   std::vector<KvBlock> taken_;      // of one reserve()
   std::vector<uint8_t> scratch_;    // a page on its way to be narrow
+  uint64_t clock_ = 0;
 };
 
 }  // namespace weft::text

@@ -48,6 +48,23 @@ KvPolicy::KvPolicy(const KvPolicyOptions& options, size_t num_layers,
   if (options.mode == KvMode::kDirect)
     exact_until_ = order_.empty() ? kNever : 0;
   if (options.mode == KvMode::kProgressive) make_schedule();
+  if (options.mode == KvMode::kPressure && options.budget_bytes != 0) limit_length();
+}
+
+// kPressure: to what all of the budget holds for one sequence alone.
+void KvPolicy::limit_length() {
+  const size_t budget = options_.budget_bytes / block_bytes_;
+  size_t fits = 0, too_long = options_.max_length + 1;
+  while (too_long - fits > 1) {
+    const size_t middle = fits + (too_long - fits) / 2;
+    (peak_blocks(middle) <= budget ? fits : too_long) = middle;
+  }
+  max_length_ = fits;
+  if (fits < std::min(options_.max_length, 4 * kCut))
+    fail(ErrorKind::kInvalidInput,
+         "KV cache: a budget of {:.2f} MiB for all requests holds {} tokens of one of them; give "
+         "{:.2f} MiB or more.",
+         mib(options_.budget_bytes), fits, mib(peak_blocks(4 * kCut) * block_bytes_));
 }
 
 // From 16 bit down to the layer's last widths: both sides to 8; then V goes one width ahead of K,
@@ -199,7 +216,7 @@ size_t KvPolicy::narrow_pages(size_t cut) {
 
 size_t KvPolicy::steps_at(size_t layer, size_t cut) const {
   if (cut == kNever) return 0;
-  if (options_.mode == KvMode::kDirect) return order_.size();
+  if (options_.mode != KvMode::kProgressive) return order_.size();
   if (steps_by_cycle_.empty()) return 0;
   return steps_by_cycle_[std::min((cut - phase_[layer]) / kCut, steps_by_cycle_.size() - 1)];
 }
@@ -247,6 +264,8 @@ size_t KvPolicy::blocks(size_t from, size_t to) const {
 size_t KvPolicy::peak_blocks(size_t length) const {
   if (length == 0) return 0;
   const size_t plain = ceil_div(length, kPageTokens);
+  if (mode() == KvMode::kPressure)  // at its narrowest, with the pages of a pass and one to narrow in
+    return std::min(plain, blocks(length > kCut ? length - kCut : 0, length) + kCut / kPageTokens + 1);
   if (length <= exact_until_) return plain;
   if (mode() == KvMode::kProgressive)  // it has been full
     return std::max<size_t>(1, std::min(plain, options_.budget_bytes / block_bytes_));
@@ -265,6 +284,8 @@ std::string KvPolicy::describe() const {
       return widths;
     case KvMode::kProgressive:
       return fmt::format("progressive to {} within {:.1f} MiB", widths, mib(o.budget_bytes));
+    case KvMode::kPressure:
+      return fmt::format("16 bit, down to {} when memory runs short", widths);
     case KvMode::kPlain:
       break;
   }

@@ -5,12 +5,14 @@
 //   direct       the same widths from the first token to the last
 //   progressive  16 bit until the sequence's budget of bytes is full; then, layer by layer, 8, 4 and
 //                2, as far down as the layer may go (eq. 3; §3.1: as late as the budget allows)
+//   pressure     16 bit until the pool runs short of blocks; then the steps of progressive, of the
+//                sequence that has taken the fewest, as many as are needed (KvCache::reserve)
 //
 // The first page (the sink) and at least kExactTokens newest tokens stay in 16 bit. What is older is
 // narrowed at the layer's *cuts*: every kCutTokens tokens, at another place in each layer, so that
 // no step of decoding pays for all of them. All this is a pure function of the position: what a query
 // sees depends on its position alone, however the text before it was cut into pieces. So chunks,
-// preemption and batches change no bit.
+// preemption and batches change no bit. (Not so under pressure, where it depends on the load.)
 //
 // Bytes are true bytes: whole blocks of the pool, with codes, metadata, sink, newest tokens, slack.
 // A slot of a block (one layer's page of 16 bit) is two *cells*; a cell holds the keys, or the
@@ -30,7 +32,7 @@
 
 namespace weft::text {
 
-enum class KvMode : uint8_t { kPlain, kDirect, kProgressive };
+enum class KvMode : uint8_t { kPlain, kDirect, kProgressive, kPressure };
 
 struct KvWidths {
   uint8_t k = 16, v = 16;  // bits: 16, 8, 4 or 2
@@ -48,8 +50,10 @@ struct KvPolicyOptions {
     double k[3] = {}, v[3] = {};  // at 8, 4, 2 bit
   };
   std::vector<Sensitivity> sensitivities = {};
-  size_t budget_bytes = 0;  // kProgressive: of one sequence
-  size_t max_length = 0;    // tokens, kProgressive: what the schedule is made for
+  // kProgressive: of one sequence. kPressure: of the pool that all share, for which max_length() is
+  // computed, or 0.
+  size_t budget_bytes = 0;
+  size_t max_length = 0;  // tokens, where there is a budget: the longest sequence that is wanted
   // None given: Hadamard, where head_dim is a power of two.
   std::optional<kernels::KvTransform> transform = std::nullopt;
 };
@@ -71,7 +75,8 @@ class KvPolicy {
 
   // The longest sequence that can be stored; kNever where only the pool limits it.
   size_t max_length() const { return max_length_; }
-  // Sequences shorter than this are stored as the plain cache stores them.
+  // Sequences shorter than this are stored as the plain cache stores them; kNever under pressure, where
+  // the pool decides.
   size_t exact_until() const { return exact_until_; }
   // A pass that begins at `position` must end here at the latest, so that every layer narrows before
   // the pass needs what that frees.
@@ -89,8 +94,10 @@ class KvPolicy {
   size_t next_cut(size_t layer, size_t position) const;
   // Pages 1 ... this are narrow after a cut at `cut`, unless the layer is still at 16 bit.
   static size_t narrow_pages(size_t cut);
-  // Narrowing happens in steps, each of one layer; so many are done by the layer's cut. `tier`
-  // counts the layer's own.
+  // Narrowing happens in steps, each of one layer; so many are done by the layer's cut (kPressure: at
+  // most). `tier` counts the layer's own.
+  size_t num_steps() const { return order_.size(); }
+  size_t layer_of_step(size_t step) const { return order_[step]; }
   size_t steps_at(size_t layer, size_t cut) const;
   size_t tier(size_t layer, size_t steps) const;
   KvWidths widths(size_t layer, size_t tier) const { return tiers_[layer][tier]; }
@@ -104,6 +111,7 @@ class KvPolicy {
   void make_tiers(size_t num_layers);
   void make_order();
   void make_schedule();
+  void limit_length();
   size_t cells(size_t layer, size_t cut, size_t steps, size_t length) const;
   enum class Narrowing : uint8_t { kAsScheduled, kMayBegin };
   size_t peak_cells(size_t from, size_t to, Narrowing narrowing = Narrowing::kAsScheduled) const;

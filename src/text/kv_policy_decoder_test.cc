@@ -167,6 +167,62 @@ TEST(kv_policy, sixteen_bit_everywhere_is_the_plain_cache) {
   EXPECT_EQ(run(load(never_full), requests(), 512), plain);
 }
 
+KvPolicyOptions pressure(size_t blocks) {
+  return {.mode = KvMode::kPressure, .widths = {2, 2}, .budget_bytes = blocks * block_bytes()};
+}
+
+TEST(kv_policy, without_pressure_it_is_the_plain_cache) {
+  KvPolicyOptions ample = pressure(0);
+  ample.transform = kernels::KvTransform::kNone;
+  const TextModel model = load(ample);
+  EXPECT_FALSE(model.kv_limits_context());
+  EXPECT_EQ(run(model, requests(), 100), run(load(), requests(), 512));
+}
+
+// The requests take 33 blocks of 16 bit together; 24 are there.
+TEST(kv_policy, under_pressure_all_requests_end_in_the_memory_that_is_there) {
+  const TextModel model = load(pressure(24));
+  EXPECT_EQ(model.memory_plan().kv_bytes, 24 * block_bytes());
+  const auto decoder = model.make_decoder(CoreSet());
+  for (size_t i = 0; i < requests().size(); ++i) decoder->start(i, requests()[i]);
+  Answers answers;
+  bool narrowed = false;
+  for (size_t done = 0; done < requests().size();) {
+    std::vector<RequestId> ended;
+    for (const DecodedToken& token : decoder->step({.max_prompt_tokens = 64})) {
+      EXPECT_FALSE(token.error);
+      answers[token.request].push_back(token.sampled.token);
+      if (token.last) ended.push_back(token.request);
+    }
+    EXPECT_LE(decoder->kv_usage().block_bytes, 24 * block_bytes());
+    narrowed |= decoder->kv_usage(2).code_bytes[0] != decoder->kv_usage(2).block_bytes;
+    for (const RequestId id : ended)
+      if (id != 2) decoder->finish(id), ++done;
+      else if (answers[2].size() == requests()[2].max_tokens) ++done;
+  }
+  EXPECT_TRUE(narrowed);
+  for (size_t i = 0; i < requests().size(); ++i)
+    EXPECT_EQ(answers[i].size(), requests()[i].max_tokens) << i;
+  decoder->finish(2);
+  EXPECT_EQ(decoder->free_tokens(), 24 * kernels::kPageTokens) << "a block was lost";
+}
+
+TEST(kv_policy, a_request_alone_gets_as_long_as_its_narrowest_widths_allow) {
+  const TextModel model = load(pressure(14));
+  EXPECT_GT(model.context_length(), 14 * kernels::kPageTokens) << "as 16 bit";
+  const auto decoder = model.make_decoder(CoreSet());
+  DecodeRequest request = requests()[0];
+  request.max_tokens = model.context_length() - request.prompt.size();
+  size_t count = 0;
+  decoder->start(0, request);
+  for (bool last = false; !last;)
+    for (const DecodedToken& token : decoder->step({})) {
+      last = token.last;
+      ++count;
+    }
+  EXPECT_EQ(count, request.max_tokens);
+}
+
 KvPolicyOptions twelve_blocks_of_8_bit() {
   KvPolicyOptions kv = progressive(12);
   kv.widths = {8, 8};

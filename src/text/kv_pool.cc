@@ -72,6 +72,11 @@ size_t KvPool::free_tokens() const {
   return (free_.size() + num_idle_) * kPageTokens;
 }
 
+bool KvPool::has_one_user(KvBlock block) const {
+  const std::lock_guard lock(mutex_);
+  return owners_[block] == 1u + (node_of_[block] != kRoot);
+}
+
 bool KvPool::is_exclusive(KvBlock block) const {
   const std::lock_guard lock(mutex_);
   return owners_[block] == 1;

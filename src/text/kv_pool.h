@@ -63,6 +63,8 @@ class KvPool {
   void drop(std::span<const KvBlock> blocks);   // one fewer
   // Whether the block may be written: it has one owner and is not kept.
   bool is_exclusive(KvBlock block) const;
+  // Whether one owner alone has it, beside its being kept.
+  bool has_one_user(KvBlock block) const;
   void copy(KvBlock from, KvBlock to);
 
   // Where a layer's page of a block begins; its heads lie head_stride() apart.

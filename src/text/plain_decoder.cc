@@ -121,7 +121,9 @@ class BatchDecoder final : public PlainDecoder {
     return policy_ == nullptr ? num_tokens
                               : policy_->peak_blocks(num_tokens) * kernels::kPageTokens;
   }
+  size_t reclaimable_tokens() const override { return cache_.reclaimable_tokens(); }
   KvUsage kv_usage() const override { return cache_.usage(); }
+  KvUsage kv_usage(RequestId id) const override { return cache_.usage(get(id).sequence); }
   std::unique_ptr<DetachedRequest> detach(RequestId id) override;
   void attach(std::unique_ptr<DetachedRequest> request) override;
 
@@ -394,7 +396,11 @@ void BatchDecoder::plan_batch(const StepPlan& plan) {
 size_t BatchDecoder::add_input(size_t index, size_t count, size_t keep_free_tokens) {
   const Request& r = requests_[index];
   count = std::min(count, cache_.max_piece(r.sequence));
-  if (!cache_.reserve(r.sequence, count, keep_free_tokens)) return 0;
+  while (!cache_.reserve(r.sequence, count, keep_free_tokens)) {
+    // Pressure may have narrowed it, so that it takes smaller pieces now.
+    if (cache_.max_piece(r.sequence) >= count) return 0;
+    count = cache_.max_piece(r.sequence);
+  }
   const bool ends_prompt = r.stored + count == r.tokens.size();
   advanced_.push_back(index);
   batch_.push_back({.sequence = r.sequence,

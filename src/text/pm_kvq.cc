@@ -126,7 +126,45 @@ std::optional<KvBadValue> NarrowPages::advance(const KvPolicy& policy, const Pla
   if (cut == l.cut) return std::nullopt;
   WEFT_ASSERT(cut != KvPolicy::kNever && (l.cut == KvPolicy::kNever || cut > l.cut));
   l.cut = cut;
-  return narrow_to(policy, place, layer, policy.tier(layer, policy.steps_at(layer, cut)));
+  const bool pressed = policy.mode() == KvMode::kPressure;
+  return narrow_to(policy, place, layer,
+                   policy.tier(layer, pressed ? steps_ : policy.steps_at(layer, cut)));
+}
+
+bool NarrowPages::take_step(const KvPolicy& policy, const Place& place, size_t length,
+                            std::optional<KvBadValue>& bad) {
+  WEFT_ASSERT(length != 0);
+  if (steps_ == policy.num_steps()) return false;
+  const size_t layer = policy.layer_of_step(steps_++);
+  Layer& l = layers_[layer];
+  l.cut = policy.last_cut(layer, length - 1);
+  if (l.cut != KvPolicy::kNever)
+    bad = narrow_to(policy, place, layer, policy.tier(layer, steps_));
+  return true;
+}
+
+size_t NarrowPages::free_cells() const {
+  return static_cast<size_t>(std::count(used_.begin(), used_.end(), false));
+}
+
+void NarrowPages::compact(const KvPolicy& policy, const Place& place) {
+  std::vector<KvCell*> where(used_.size());
+  for_each_cell(layers_, [&](KvCell& each) { where[each] = &each; });
+  const kernels::KvShape& shape = place.pool.options().shape;
+  const size_t head_bytes = shape.head_bytes(KvFormat::kF16);
+  for (size_t last = used_.size(); last-- > 0;) {
+    if (!used_[last]) continue;
+    while (first_free_ < last && used_[first_free_]) ++first_free_;
+    if (first_free_ >= last) break;
+    const KvCell to = take_cell();
+    for (size_t h = 0; h < shape.num_kv_heads; ++h) {
+      const size_t at = h * place.pool.head_stride();
+      std::memcpy(cell(policy, place, to) + at,
+                  cell(policy, place, static_cast<KvCell>(last)) + at, head_bytes);
+    }
+    *where[last] = to;
+    free_cell(static_cast<KvCell>(last));
+  }
 }
 
 std::optional<KvBadValue> NarrowPages::narrow_to(const KvPolicy& policy, const Place& place,

@@ -60,6 +60,14 @@ class NarrowPages {
   // or infinite, if any; its page is worthless then.
   std::optional<KvBadValue> advance(const KvPolicy& policy, const Place& place, size_t layer,
                                     size_t position);
+  // kPressure: takes the next of the policy's steps, in a sequence of `length` tokens. One cell is
+  // free, at least. False: all are taken.
+  bool take_step(const KvPolicy& policy, const Place& place, size_t length,
+                 std::optional<KvBadValue>& bad);
+  size_t steps_taken() const { return steps_; }
+  // Moves cells out of the last blocks into free cells before them. Views change.
+  void compact(const KvPolicy& policy, const Place& place);
+  size_t free_cells() const;
   // Makes room for the pages of tokens below `length`. There is some: the policy has counted cells.
   void grow(const KvPolicy& policy, const Place& place, size_t layer, size_t length);
 
@@ -105,6 +113,7 @@ class NarrowPages {
   static void for_each_cell(Layers& layers, Visit visit);
 
   std::vector<Layer> layers_;
+  size_t steps_ = 0;        // kPressure
   std::vector<bool> used_;  // per cell
   size_t first_free_ = 0;   // no free cell is before it
 };

@@ -305,6 +305,112 @@ TEST(pm_kvq, the_bytes_of_direct_storage_hold_as_many_tokens) {
     }
 }
 
+// ---- under pressure
+
+std::shared_ptr<const KvPolicy> pressure(KvWidths least = {2, 2}) {
+  return policy({.mode = KvMode::kPressure, .widths = least});
+}
+
+// What each sequence shows is what the naive model makes of its values in the widths that the cache
+// says it has: the same pages, wherever they lie.
+void expect_pressed(const KvCache& cache, SequenceId id, const std::vector<int>& tokens) {
+  ASSERT_EQ(cache.audit(), "");
+  for (size_t layer = 0; layer < kLayers; ++layer) {
+    const kernels::KvView view = cache.view(layer, id);
+    ASSERT_EQ(view.length, tokens.size());
+    for (size_t page = 0; page < view.pages.size(); ++page) {
+      const size_t first = page * kPageTokens, count = std::min(kPageTokens, tokens.size() - first);
+      const bool narrow = view.pages[page].k_format != KvFormat::kF16 ||
+                          view.pages[page].v_format != KvFormat::kF16;
+      const KvWidths w = narrow ? cache.widths(layer, id) : KvWidths{};
+      const NaivePage naive = naive_page(std::span(tokens).subspan(first, count), layer, w);
+      std::vector<float> k(kPageTokens * kDim), v(k), naive_k(k), naive_v(k);
+      for (size_t h = 0; h < kHeads; ++h) {
+        kernels::dequantize_kv_page(kShape, view.pages[page], h, k.data(), v.data());
+        kernels::dequantize_kv_page(kShape, naive.page, h, naive_k.data(), naive_v.data());
+        for (size_t i = 0; i < count * kDim; ++i) {
+          ASSERT_EQ(k[i], naive_k[i]) << "layer " << layer << ", page " << page;
+          ASSERT_EQ(v[i], naive_v[i]) << "layer " << layer << ", page " << page;
+        }
+      }
+    }
+  }
+}
+
+TEST(pm_kvq, with_room_pressure_narrows_nothing) {
+  KvCache cache(options(44, pressure()));
+  const SequenceId id = cache.create();
+  const std::vector<int> tokens = some_tokens(43 * kPageTokens);
+  ASSERT_TRUE(feed(cache, id, tokens, 100));
+  EXPECT_EQ(cache.usage(id).code_bytes[0], 43 * kBlockBytes);
+  expect_pressed(cache, id, tokens);
+}
+
+// Two sequences share 60 blocks and grow to 43 each: both end up narrow, none far ahead, nothing is lost,
+// and what one gives back the other takes.
+TEST(pm_kvq, under_pressure_the_least_narrow_gives_first) {
+  KvCache cache(options(60, pressure()));
+  const SequenceId a = cache.create(), b = cache.create();
+  const std::vector<int> first = some_tokens(43 * kPageTokens, 1), second = some_tokens(43 * kPageTokens, 9);
+  for (size_t length = 128; length <= first.size(); length += 64) {
+    for (const auto& [id, all] : {std::pair(a, &first), {b, &second}}) {
+      const std::vector<int> tokens(all->begin(), all->begin() + static_cast<ptrdiff_t>(length));
+      ASSERT_TRUE(feed(cache, id, tokens, 64)) << length;
+      ASSERT_LE(cache.usage().block_bytes, 60 * kBlockBytes);
+      expect_pressed(cache, id, tokens);
+    }
+  }
+  expect_pressed(cache, a, first);
+  EXPECT_LT(cache.usage(a).code_bytes[0], 43 * kBlockBytes / 2);
+  EXPECT_LT(cache.usage(b).code_bytes[0], 43 * kBlockBytes / 2);
+  cache.release(a);
+  cache.release(b);
+  EXPECT_EQ(cache.free_tokens(), 60 * kPageTokens) << "blocks are lost";
+}
+
+TEST(pm_kvq, pressure_says_what_it_could_give_and_ends_where_nothing_is_left) {
+  KvCache cache(options(40, pressure()));
+  const SequenceId a = cache.create();
+  ASSERT_TRUE(feed(cache, a, some_tokens(30 * kPageTokens), 128));
+  const size_t could = cache.reclaimable_tokens();
+  EXPECT_GT(could, 0u);
+  const SequenceId b = cache.create();
+  // Longer than all that there is.
+  const std::vector<int> tokens = some_tokens(400 * kPageTokens, 3);
+  EXPECT_FALSE(feed(cache, b, tokens, 128));
+  EXPECT_EQ(cache.audit(), "");
+  // Another cycle of the schedule fits in what it is sure to reach.
+  const size_t sure = 40 - pressure()->peak_blocks(30 * kPageTokens);
+  EXPECT_GE(cache.length(b), (sure - 4) * kPageTokens);
+  EXPECT_EQ(cache.usage(a).code_bytes[1], 0u) << "8 bit is left somewhere, but b found no room";
+  expect_pressed(cache, a, some_tokens(30 * kPageTokens));
+}
+
+// A prefix that others read is not narrowed under their feet; its readers are, in their own copies.
+TEST(pm_kvq, pressure_leaves_shared_pages_alone) {
+  KvCache cache(options(48, pressure()));
+  const SequenceId a = cache.create();
+  std::vector<Token> tokens(20 * kPageTokens);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<Token>(i * 13);
+  const std::vector<int> same(tokens.begin(), tokens.end());
+  ASSERT_TRUE(feed(cache, a, same, 128));
+  cache.keep_prefix(a, 0, tokens);
+  const SequenceId b = cache.create_from_prefix(0, tokens);
+  ASSERT_EQ(cache.length(b), same.size());
+  const SequenceId c = cache.create();
+  EXPECT_FALSE(feed(cache, c, some_tokens(400 * kPageTokens, 5), 128));
+  expect_pressed(cache, a, same);
+  expect_pressed(cache, b, same);
+  EXPECT_EQ(cache.usage(a).code_bytes[0], 20 * kBlockBytes);
+  cache.release(b);
+  // Now a's alone, though kept: they may.
+  const size_t before = cache.length(c);
+  EXPECT_FALSE(feed(cache, c, some_tokens(400 * kPageTokens, 5), 128));
+  EXPECT_GT(cache.length(c), before);
+  expect_pressed(cache, a, same);
+  EXPECT_LT(cache.usage(a).code_bytes[0], 20 * kBlockBytes);
+}
+
 // One layer's step at a time, spread over the cycle.
 TEST(pm_kvq, no_two_of_the_layers_narrow_at_the_same_token) {
   const KvPolicy its_policy({.mode = KvMode::kProgressive,

@@ -104,7 +104,15 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
 void TextModel::make_plan() {
   const models::MemoryPlan model = models::plan_memory(*checkpoint_, options_.kv_format,
                                                        std::min(options_.step_tokens, context_));
-  kv_room_ = policy_ ? policy_->peak_blocks(context_) * kernels::kPageTokens : context_;
+  kv_room_ = context_;
+  if (policy_ && policy_->mode() == KvMode::kPressure) {
+    // Narrowing begins where it is full but for a block to narrow in.
+    kv_room_ += kernels::kPageTokens;
+    if (options_.kv.budget_bytes != 0)
+      kv_room_ = options_.kv.budget_bytes / policy_->block_bytes() * kernels::kPageTokens;
+  } else if (policy_) {
+    kv_room_ = policy_->peak_blocks(context_) * kernels::kPageTokens;
+  }
   const bool waits = options_.head == models::HeadLoading::kWhenNeeded;
   plan_ = {.weight_bytes = model.weight_bytes - (waits ? model.head_bytes : 0),
            .kv_bytes = model.kv_bytes_per_token * kv_room_,

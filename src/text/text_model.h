@@ -71,7 +71,8 @@ class TextModel {
   const TextMemoryPlan& memory_plan() const { return plan_; }
   const std::shared_ptr<const KvPolicy>& kv_policy() const { return policy_; }  // null: plain
   kernels::KvFormat kv_format() const { return options_.kv_format; }
-  // Of the KV cache, in tokens of 16 bit, for one request with a full context.
+  // Of the KV cache, in tokens of 16 bit, for one request with a full context; under KvMode::kPressure
+  // with a budget, for all requests.
   size_t kv_room() const { return kv_room_; }
   grammar::FilterCache& filters() const { return *filters_; }  // thread-safe
 

@@ -145,6 +145,17 @@ std::optional<VocabUsage> Answer::vocab_usage() const {
   return usage;
 }
 
+std::optional<KvUsage> Answer::kv_usage() const {
+  if (model_.model().kv_policy() == nullptr) return std::nullopt;
+  KvUsage usage{.policy = model_.model().memory_plan().kv};
+  for (const Choice& choice : choices_) {
+    for (size_t i = 0; i < usage.code_bytes.size(); ++i)
+      usage.code_bytes[i] += choice.job->kv_code_bytes[i].load();
+    usage.meta_bytes += choice.job->kv_meta_bytes.load();
+  }
+  return usage;
+}
+
 Json Answer::timings() const {
   const Job& job = *choices_.front().job;
   const double started = job.started_s.load(), first = job.first_token_s.load(),

@@ -2,6 +2,7 @@
 // the thread that writes the answer out; gone, its jobs are cancelled.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -24,6 +25,13 @@ struct VocabUsage {
   std::string profile;
   size_t size = 0, static_size = 0, dynamic_size = 0, escapes = 0, misses = 0, rejected = 0;
   bool whole = false;
+};
+
+// Where the keys and values of a request were at its end, all choices together, under a policy.
+struct KvUsage {
+  std::string policy;
+  std::array<size_t, 4> code_bytes{};  // in 16, 8, 4 and 2 bit
+  size_t meta_bytes = 0;
 };
 
 class Answer {
@@ -50,6 +58,7 @@ class Answer {
   std::span<const LogprobEntry> echo_logprobs(size_t choice) const;
   Usage usage() const;
   std::optional<VocabUsage> vocab_usage() const;  // nothing without tailoring
+  std::optional<KvUsage> kv_usage() const;        // nothing where all are kept in 16 bit
   Json timings() const;  // llama.cpp's names: prompt_n, prompt_ms, predicted_n, predicted_ms ...
 
  private:

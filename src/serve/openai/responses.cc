@@ -83,6 +83,14 @@ Json usage_of(const Answer& answer) {
                          {"dynamic", vocab->dynamic_size},  {"escapes", vocab->escapes},
                          {"misses", vocab->misses},         {"rejected_drafts", vocab->rejected},
                          {"whole_head", vocab->whole}};
+  if (const auto kv = answer.kv_usage())
+    out["kv"] = {{"policy", kv->policy},
+                 {"bytes",
+                  {{"16", kv->code_bytes[0]},
+                   {"8", kv->code_bytes[1]},
+                   {"4", kv->code_bytes[2]},
+                   {"2", kv->code_bytes[3]},
+                   {"metadata", kv->meta_bytes}}}};
   return out;
 }
 
