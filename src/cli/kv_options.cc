@@ -23,10 +23,19 @@ void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::pa
   if (max_length != 0 && !progressive)
     fail(ErrorKind::kInvalidInput, "--kv-max-length belongs to --kv progressive, but --kv is {}",
          kind);
-  if (!calibration.empty() && !progressive && !pressure)
+  if (bits && calibration.empty())
     fail(ErrorKind::kInvalidInput,
-         "--kv-calibration says which layers are narrowed first under --kv progressive or pressure, "
-         "but --kv is {}",
+         "--kv-bits shares bits out over the layers, by what --kv-calibration says: 'weft calibrate kv' "
+         "writes that file");
+  if (bits && (k || v))
+    fail(ErrorKind::kInvalidInput, "--kv-bits decides all widths; leave out --kv-k and --kv-v");
+  if (bits && !progressive && !pressure && kind != "f16" && kind != "16" && kind != "bf16")
+    fail(ErrorKind::kInvalidInput, "--kv {} is one width for all layers; leave it out beside --kv-bits",
+         kind);
+  if (!calibration.empty() && !progressive && !pressure && !bits)
+    fail(ErrorKind::kInvalidInput,
+         "--kv-calibration says which layers are narrowed first under --kv progressive or pressure, or "
+         "shares out --kv-bits, but --kv is {}",
          kind);
   uint8_t both = 16;
   if (progressive || pressure)
@@ -44,6 +53,11 @@ void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::pa
   if (calibration.empty()) return;
   const auto measured = text::load_kv_calibration(calibration, *formats::open_checkpoint(model));
   kv.sensitivities = text::sensitivities(measured);
+  if (!bits) return;
+  const size_t sides = 2 * measured.layers.size();
+  kv.layer_widths = text::allocate_kv(
+      measured.layers, static_cast<size_t>(*bits * static_cast<double>(sides)), 2);
+  if (kv.mode == KvMode::kPlain) kv.mode = KvMode::kDirect;
 }
 
 void add_kv_options(CLI::App& command, KvOptions& options) {
@@ -86,6 +100,13 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
                   "What 'weft calibrate kv' wrote: the layers that mind least are narrowed first "
                   "(progressive, pressure)")
       ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--kv-bits", options.bits,
+                  "Bits of a value on average at the narrowest, shared out over layers so that the least "
+                  "is lost (with --kv-calibration; from the first token, or progressive, pressure)")
+      ->check(CLI::Range(2.0, 16.0))
+      ->type_name("BITS")
       ->group(group);
   command
       .add_option("--kv-max-length", options.max_length,

@@ -15,6 +15,7 @@ namespace weft::cli {
 struct KvOptions {
   std::string kind = "f16";
   std::optional<unsigned> k, v;  // bits
+  std::optional<double> bits;    // of a value on average, by layer
   uint64_t budget_bytes = 0;
   size_t max_length = 0;
   std::string transform = "hadamard";
