@@ -9,15 +9,10 @@
 #include <string>
 
 #include "base/error.h"
-#include "formats/checkpoint.h"
+#include "text/test_model.h"
 
 namespace weft::text {
 namespace {
-
-std::shared_ptr<const models::LanguageModel> load(const std::string& name) {
-  return models::load_language_model(
-      formats::open_checkpoint(WEFT_SOURCE_DIR "/tests/data/parity/" + name), CoreSet());
-}
 
 // Five requests, greedy and sampled, of lengths around a page of 32 tokens.
 std::vector<DecodeRequest> requests() {
@@ -68,7 +63,7 @@ Answers run(const std::shared_ptr<const models::LanguageModel>& model,
 
 TEST(plain_decoder, a_batch_equals_each_request_alone) {
   for (const char* name : {"llama3_tied", "mistral", "qwen3"}) {
-    const auto model = load(name);
+    const auto model = load_parity_model(name);
     const auto all = requests();
     Answers alone;
     for (size_t i = 0; i < all.size(); ++i) alone[i] = run(model, {all[i]}, 512)[0];
@@ -82,7 +77,7 @@ TEST(plain_decoder, a_batch_equals_each_request_alone) {
 }
 
 TEST(plain_decoder, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
-  const auto model = load("qwen2");
+  const auto model = load_parity_model("qwen2");
   for (const bool keep_prefixes : {false, true}) {
     for (const DecodeRequest& request : requests()) {
       const std::vector<Token> whole = run(model, {request}, 512)[0];
@@ -107,7 +102,7 @@ TEST(plain_decoder, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
 }
 
 TEST(plain_decoder, a_prompt_that_begins_like_an_earlier_one_skips_what_is_there) {
-  const auto model = load("qwen3");
+  const auto model = load_parity_model("qwen3");
   const auto decoder = make_plain_decoder(model, {}, CoreSet());
   DecodeRequest request = requests()[3];
   request.max_tokens = 10;
@@ -138,7 +133,7 @@ TEST(plain_decoder, a_prompt_that_begins_like_an_earlier_one_skips_what_is_there
 }
 
 TEST(plain_decoder, prefixes_are_shared_while_they_are_made_and_only_within_a_scope) {
-  const auto model = load("qwen3");
+  const auto model = load_parity_model("qwen3");
   const auto decoder = make_plain_decoder(model, {.capacity_tokens = 512}, CoreSet());
   DecodeRequest request = requests()[3];
   request.max_tokens = 6;
@@ -214,14 +209,14 @@ std::shared_ptr<KvPool> pool_of(const models::LanguageModel& model, size_t token
 
 // Two loops over one pool, as in semi-PD.
 TEST(plain_decoder, a_request_goes_on_in_another_decoder_of_the_same_pool) {
-  const auto model = load("llama3_tied");
+  const auto model = load_parity_model("llama3_tied");
   const auto pool = pool_of(*model, 512);
   move_each(model, pool, pool);
 }
 
 // Its keys and values are copied, and a pool of another size lays them out in another way.
 TEST(plain_decoder, a_request_goes_on_in_a_decoder_of_another_pool) {
-  const auto model = load("llama3_tied");
+  const auto model = load_parity_model("llama3_tied");
   move_each(model, pool_of(*model, 512), pool_of(*model, 768));
   const auto from = make_plain_decoder(model, {.pool = pool_of(*model, 512)}, CoreSet());
   const auto full = make_plain_decoder(model, {.pool = pool_of(*model, 16)}, CoreSet());
@@ -233,7 +228,7 @@ TEST(plain_decoder, a_request_goes_on_in_a_decoder_of_another_pool) {
 
 
 TEST(plain_decoder, requests_end_at_their_limit_or_the_contexts) {
-  const auto model = load("llama_linear");
+  const auto model = load_parity_model("llama_linear");
   const auto decoder = make_plain_decoder(model, {.capacity_tokens = 64}, CoreSet());
   EXPECT_EQ(decoder->context_length(), 64u);
   DecodeRequest request;
@@ -255,7 +250,7 @@ TEST(plain_decoder, requests_end_at_their_limit_or_the_contexts) {
 }
 
 TEST(plain_decoder, a_full_cache_says_so_and_changes_nothing) {
-  const auto model = load("llama_linear");
+  const auto model = load_parity_model("llama_linear");
   const auto all = requests();
   const auto decoder =
       make_plain_decoder(model, {.capacity_tokens = 64, .keep_prefixes = false}, CoreSet());
@@ -280,7 +275,7 @@ TEST(plain_decoder, a_full_cache_says_so_and_changes_nothing) {
 }
 
 TEST(plain_decoder, kept_prefixes_make_room) {
-  const auto model = load("llama_linear");
+  const auto model = load_parity_model("llama_linear");
   const auto all = requests();
   const auto decoder =
       make_plain_decoder(model, {.capacity_tokens = 64}, CoreSet());
@@ -295,7 +290,7 @@ TEST(plain_decoder, kept_prefixes_make_room) {
 }
 
 TEST(plain_decoder, one_failing_request_does_not_stop_the_others) {
-  const auto model = load("qwen2");
+  const auto model = load_parity_model("qwen2");
   const auto decoder = make_plain_decoder(model, {}, CoreSet());
   DecodeRequest bad;
   bad.prompt = {1, 2, 3};
@@ -316,7 +311,7 @@ TEST(plain_decoder, one_failing_request_does_not_stop_the_others) {
 }
 
 TEST(plain_decoder, bad_requests_are_refused) {
-  const auto model = load("qwen2");
+  const auto model = load_parity_model("qwen2");
   const auto decoder = make_plain_decoder(model, {.capacity_tokens = 64}, CoreSet());
   const auto message = [&](const DecodeRequest& request) -> std::string {
     try {

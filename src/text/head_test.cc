@@ -4,20 +4,15 @@
 
 #include <vector>
 
-#include "formats/checkpoint.h"
 #include "models/language_model.h"
 #include "text/kv_cache.h"
+#include "text/test_model.h"
 
 namespace weft::text {
 namespace {
 
 using models::HeadLoading;
 using models::LogitsWanted;
-
-std::shared_ptr<const models::LanguageModel> load(const std::string& name, HeadLoading head) {
-  return models::load_language_model(
-      formats::open_checkpoint(WEFT_SOURCE_DIR "/tests/data/parity/" + name), CoreSet(), {}, head);
-}
 
 struct Pass {
   std::vector<float> logits, last_hidden;
@@ -41,7 +36,7 @@ Pass forward(const models::LanguageModel& model, LogitsWanted wanted) {
 
 TEST(head, apart_from_the_layers_gives_the_same_logits) {
   for (const char* name : {"llama3_tied", "mistral", "qwen2", "qwen3"}) {
-    const auto model = load(name, HeadLoading::kNow);
+    const auto model = load_parity_model(name, HeadLoading::kNow);
     const Pass whole = forward(*model, LogitsWanted::kLast);
     const Pass apart = forward(*model, LogitsWanted::kNone);
     EXPECT_EQ(whole.last_hidden, apart.last_hidden) << name;
@@ -56,7 +51,7 @@ TEST(head, apart_from_the_layers_gives_the_same_logits) {
 
 TEST(head, stays_in_the_file_until_it_is_needed) {
   for (const char* name : {"llama3_tied", "mistral"}) {  // tied, untied
-    const auto now = load(name, HeadLoading::kNow), later = load(name, HeadLoading::kWhenNeeded);
+    const auto now = load_parity_model(name, HeadLoading::kNow), later = load_parity_model(name, HeadLoading::kWhenNeeded);
     EXPECT_GT(now->packed_head_bytes(), 0u);
     EXPECT_EQ(later->packed_head_bytes(), 0u);
     EXPECT_EQ(later->weight_bytes() + now->packed_head_bytes(), now->weight_bytes());

@@ -1,37 +1,20 @@
 // Narrow caches keep the decoder's promises: what a request answers depends on the request alone,
 // token by token, under every policy.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <map>
 #include <string>
 
 #include "base/error.h"
-#include "formats/random_model.h"
-#include "text/text_model.h"
+#include "text/test_model.h"
 
 namespace weft::text {
 namespace {
 
-namespace fs = std::filesystem;
-
-const fs::path& model_file() {
-  struct File {
-    File() : path(fs::path(testing::TempDir()) / fmt::format("weft_kv_{}.gguf", getpid())) {
-      formats::write_random_model(path, "tiny", formats::quant_mix("q8_0"), 3, CoreSet());
-    }
-    ~File() { fs::remove(path); }
-    fs::path path;
-  };
-  static const File file;
-  return file.path;
-}
-
 constexpr size_t kContext = 512;
 
 TextModel load(const KvPolicyOptions& kv = {}, size_t context = kContext) {
-  return TextModel::load(model_file(), {.context = context, .kv = kv}, CoreSet());
+  return load_random_model({.context = context, .kv = kv});
 }
 
 size_t block_bytes() {
@@ -70,24 +53,13 @@ std::vector<DecodeRequest> requests() {
   return out;
 }
 
-using Answers = std::map<RequestId, std::vector<Token>>;
+using Answers = AnswerTokens;
 
 Answers run(const TextModel& model, const std::vector<DecodeRequest>& requests, size_t chunk,
             bool keep_prefixes = false) {
   const auto decoder = model.make_decoder(
       CoreSet(), {.capacity_tokens = 3 * kContext, .keep_prefixes = keep_prefixes});
-  Answers answers;
-  for (size_t i = 0; i < requests.size(); ++i) decoder->start(i, requests[i]);
-  for (size_t done = 0; done < requests.size();) {
-    std::vector<RequestId> ended;
-    for (const DecodedToken& token : decoder->step({.max_prompt_tokens = chunk})) {
-      EXPECT_FALSE(token.error);
-      answers[token.request].push_back(token.sampled.token);
-      if (token.last) ended.push_back(token.request);
-    }
-    for (const RequestId id : ended) decoder->finish(id);
-    done += ended.size();
-  }
+  Answers answers = run_all(*decoder, requests, chunk);
   EXPECT_EQ(decoder->kv_usage().block_bytes, 0u);
   return answers;
 }

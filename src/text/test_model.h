@@ -34,12 +34,12 @@ inline TextModel load_random_model(const TextModelOptions& options, const std::s
   return model;
 }
 
-using Answers = std::map<RequestId, std::vector<Token>>;
+using AnswerTokens = std::map<RequestId, std::vector<Token>>;
 
 // All at once, stepped until all are done; request i has the id i.
-inline Answers run_all(Decoder& decoder, const std::vector<DecodeRequest>& requests, size_t chunk) {
+inline AnswerTokens run_all(Decoder& decoder, const std::vector<DecodeRequest>& requests, size_t chunk) {
   for (size_t i = 0; i < requests.size(); ++i) decoder.start(i, requests[i]);
-  Answers answers;
+  AnswerTokens answers;
   for (size_t done = 0; done < requests.size();) {
     std::vector<RequestId> ended;
     for (const DecodedToken& token : decoder.step({.max_prompt_tokens = chunk})) {

@@ -1,37 +1,25 @@
 // Requests with filters on the plain decoder: what they answer keeps to the grammar and depends on
 // the request alone.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <chrono>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "formats/random_model.h"
 #include "text/generate.h"
 #include "text/grammar/gbnf.h"
 #include "text/grammar/json_schema.h"
 #include "text/grammar/test_tokenizer.h"
-#include "text/text_model.h"
+#include "text/test_model.h"
 
 namespace weft::text::grammar {
 namespace {
 
-namespace fs = std::filesystem;
-
 const TextModel& model() {
-  static const TextModel loaded = [] {
-    const fs::path path =
-        fs::path(::testing::TempDir()) / ("weft_filtered_" + std::to_string(getpid()) + ".gguf");
-    formats::write_random_model(path, "tiny", formats::quant_mix("q8_0"), 1, CoreSet());
-    TextModel out = TextModel::load(path, {.context = 256}, CoreSet());
-    fs::remove(path);  // it stays mapped
-    return out;
-  }();
+  static const TextModel loaded = load_random_model({.context = 256}, "tiny", 1);
   return loaded;
 }
 

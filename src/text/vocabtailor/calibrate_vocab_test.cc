@@ -2,28 +2,16 @@
 #include "text/vocabtailor/calibrate_vocab.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
-
-#include <filesystem>
 
 #include "base/error.h"
-#include "formats/random_model.h"
+#include "text/test_model.h"
 
 namespace weft::text {
 namespace {
 
-namespace fs = std::filesystem;
-
 const TextModel& model() {
-  static const TextModel loaded = [] {
-    const fs::path path =
-        fs::path(::testing::TempDir()) / ("weft_calibrate_" + std::to_string(getpid()) + ".gguf");
-    formats::write_random_model(path, "tiny-wide", formats::quant_mix("q8_0"), 1, CoreSet());
-    TextModel out = TextModel::load(
-        path, {.context = 128, .head = models::HeadLoading::kWhenNeeded}, CoreSet());
-    fs::remove(path);  // it stays mapped
-    return out;
-  }();
+  static const TextModel loaded = load_random_model(
+      {.context = 128, .head = models::HeadLoading::kWhenNeeded}, "tiny-wide", 1);
   return loaded;
 }
 

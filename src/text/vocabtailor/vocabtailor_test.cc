@@ -9,9 +9,9 @@
 #include <set>
 
 #include "base/error.h"
-#include "formats/checkpoint.h"
 #include "text/decoder.h"
 #include "text/grammar/test_tokenizer.h"
+#include "text/test_model.h"
 #include "text/vocabtailor/packed_head.h"
 #include "text/vocabtailor/tailored_step.h"
 
@@ -20,12 +20,6 @@ namespace {
 
 constexpr size_t kVocabulary = 96;  // of the models; the tokenizer knows fewer, the rest is padding
 constexpr size_t kKnown = 90;
-
-std::shared_ptr<const models::LanguageModel> load(const std::string& name,
-                                                  models::HeadLoading head) {
-  return models::load_language_model(
-      formats::open_checkpoint(WEFT_SOURCE_DIR "/tests/data/parity/" + name), CoreSet(), {}, head);
-}
 
 // A few single bytes, words, and an end: few enough to be required.
 const formats::Tokenizer& tokenizer() {
@@ -163,8 +157,8 @@ TokenMask set_of(const PackedHead& head, const DecodeRequest& request) {
 
 TEST(vocabtailor, hybrid_is_the_whole_head_with_the_rest_masked) {
   for (const char* name : {"llama3_tied", "qwen2", "mistral"}) {
-    const auto plain = load(name, models::HeadLoading::kNow);
-    const auto model = load(name, models::HeadLoading::kWhenNeeded);
+    const auto plain = load_parity_model(name);
+    const auto model = load_parity_model(name, models::HeadLoading::kWhenNeeded);
     const auto head = head_of(model, profile_of({8, 40, 41, 50, 60, 61, 62, 77}));
     for (const DecodeRequest& request : requests()) {
       for (const bool logprobs : {false, true}) {
@@ -184,7 +178,7 @@ TEST(vocabtailor, hybrid_is_the_whole_head_with_the_rest_masked) {
 }
 
 TEST(vocabtailor, the_whole_head_of_a_tied_model_stays_in_its_file) {
-  const auto model = load("llama3_tied", models::HeadLoading::kWhenNeeded);
+  const auto model = load_parity_model("llama3_tied", models::HeadLoading::kWhenNeeded);
   const auto head = head_of(model, profile_of({40}));
   answer(model, with(requests()[2], VocabMode::kHybrid, head));
   EXPECT_EQ(model->packed_head_bytes(), 0u);
@@ -193,7 +187,7 @@ TEST(vocabtailor, the_whole_head_of_a_tied_model_stays_in_its_file) {
 }
 
 TEST(vocabtailor, greedy_answers_inside_the_set_are_those_of_the_whole_head) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   std::mt19937 random(3);
   for (size_t i = 0; i < 40; ++i) {
     DecodeRequest request{.prompt = {}, .sampling = {.temperature = 0}, .max_tokens = 30};
@@ -211,7 +205,7 @@ TEST(vocabtailor, greedy_answers_inside_the_set_are_those_of_the_whole_head) {
 }
 
 TEST(vocabtailor, a_missing_token_changes_the_answer_there_and_verify_finds_it) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   DecodeRequest request = requests()[0];
   request.max_tokens = 24;
   ban_padding(request);
@@ -248,7 +242,7 @@ TEST(vocabtailor, a_missing_token_changes_the_answer_there_and_verify_finds_it) 
 
 TEST(vocabtailor, drafts_change_nothing) {
   for (const char* name : {"llama3_tied", "qwen3"}) {
-    const auto model = load(name, models::HeadLoading::kNow);
+    const auto model = load_parity_model(name);
     const auto head = head_of(model, profile_of({40, 41, 50, 60, 61, 62, 77}));
     size_t rejected = 0;
     for (const DecodeRequest& request : requests()) {
@@ -264,7 +258,7 @@ TEST(vocabtailor, drafts_change_nothing) {
 }
 
 TEST(vocabtailor, a_batch_equals_each_request_alone) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   VocabProfile doubtful = profile_of({30, 41, 63});
   doubtful.verify = {.least_top_probability = 0.3f, .most_entropy = 2, .audit_every = 5};
   const std::shared_ptr<const PackedHead> heads[] = {head_of(model, profile_of({40, 77})),
@@ -290,7 +284,7 @@ TEST(vocabtailor, a_batch_equals_each_request_alone) {
 }
 
 TEST(vocabtailor, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   const auto head = head_of(model, profile_of({40, 50, 60, 61, 77}));
   for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kDraft}) {
     for (const DecodeRequest& request : requests()) {
@@ -320,7 +314,7 @@ TEST(vocabtailor, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
 }
 
 TEST(vocabtailor, padding_and_the_tails_of_others_are_never_sampled) {
-  const auto model = load("llama3_tied", models::HeadLoading::kNow);
+  const auto model = load_parity_model("llama3_tied");
   const auto head = head_of(model, profile_of({40, 50}));
   const size_t hidden_size = model->config().hidden_size;
   std::vector<TailoredRequest> all;
@@ -352,7 +346,7 @@ TEST(vocabtailor, padding_and_the_tails_of_others_are_never_sampled) {
 }
 
 TEST(vocabtailor, a_filter_that_leaves_nothing_of_the_set_gets_the_whole_head) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   const auto head = head_of(model, profile_of({40}));
   TokenMask outside(kVocabulary);
   for (const Token token : {66, 67, 68}) outside.allow(token);
@@ -373,7 +367,7 @@ TEST(vocabtailor, a_filter_that_leaves_nothing_of_the_set_gets_the_whole_head) {
 }
 
 TEST(vocabtailor, a_set_that_is_too_large_gives_the_whole_head) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   std::set<Token> most;
   for (Token token = 0; token < 60; ++token) most.insert(token);
   const auto head = head_of(model, profile_of(most));
@@ -386,7 +380,7 @@ TEST(vocabtailor, a_set_that_is_too_large_gives_the_whole_head) {
 }
 
 TEST(vocabtailor, too_many_escapes_end_in_the_whole_head) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   VocabProfile profile = profile_of({40});
   profile.verify.least_top_probability = 0.5f;
   const auto head = head_of(model, profile);
@@ -404,7 +398,7 @@ TEST(vocabtailor, too_many_escapes_end_in_the_whole_head) {
 }
 
 TEST(packed_head, has_what_no_answer_can_lack_and_names_what_is_wrong) {
-  const auto model = load("qwen3", models::HeadLoading::kNow);
+  const auto model = load_parity_model("qwen3");
   const PackedHead bare(model, tokenizer(), "", nullptr, CoreSet());
   EXPECT_EQ(bare.num_required(), 5u);  // four single bytes and the end
   EXPECT_TRUE(bare.set().contains(static_cast<Token>(kKnown) - 1));
