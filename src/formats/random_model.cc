@@ -38,6 +38,9 @@ constexpr RandomShape kShapes[] = {
      false, false, true},
     {"smollm2-135m", "LlamaForCausalLM", 30, 576, 9, 3, 64, 1536, 49152, 8192, 1e5, true, false,
      false, false},
+    // As small a body and as many tokens as Gemma 3 270M has, in Llama's layers.
+    {"vocab-256k", "LlamaForCausalLM", 18, 640, 4, 1, 256, 2048, 262144, 32768, 1e6, true, false,
+     false, false},
     {"tiny", "LlamaForCausalLM", 2, 256, 4, 2, 64, 512, 512, 512, 1e4, false, false, false, false},
     // Wide: more vocabulary than the bytes and control tokens that every answer needs, tied.
     {"tiny-wide", "LlamaForCausalLM", 2, 256, 4, 2, 64, 512, 4096, 512, 1e4, true, false, false,
