@@ -32,6 +32,10 @@ class GgufCheckpoint final : public Checkpoint {
     return file_.get_string(full(key));
   }
 
+  std::optional<bool> get_bool(std::string_view key) const override {
+    return file_.get_bool(full(key));
+  }
+
   Hyperparameters hyperparameters() const override {
     Hyperparameters out;
     const std::string prefix = full("");
@@ -44,6 +48,8 @@ class GgufCheckpoint final : public Checkpoint {
         out.emplace(key, *file_.get_int(it->first));
       else if (const auto* number = std::get_if<double>(&it->second))
         out.emplace(key, *number);
+      else if (const auto* flag = std::get_if<bool>(&it->second))
+        out.emplace(key, *flag);
       else if (const auto* text = std::get_if<std::string>(&it->second))
         out.emplace(key, *text);
     }
@@ -59,6 +65,11 @@ class GgufCheckpoint final : public Checkpoint {
     std::vector<std::string> names;
     for (const GgufTensor& tensor : file_.tensors()) names.push_back(tensor.name);
     return names;
+  }
+
+  Location locate(const void* data) const override {
+    return {file_.file()->path(),
+            static_cast<size_t>(static_cast<const uint8_t*>(data) - file_.file()->bytes().data())};
   }
 
   void release(const TensorView& tensor) const override {

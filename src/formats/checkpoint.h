@@ -20,9 +20,21 @@
 //   rope.scaling.yarn_attn_factor (1)                      float; sin and cos are multiplied by it
 //   times
 //                                                          (1 + 0.1 ln(factor))
-// and, for Llama 3's scaling, the tensor rope_freqs.weight (rope dimensions / 2) f32: each angular
-// frequency is divided by its value. A folder whose config asks for "llama3" has that tensor too.
-// Folders with "dynamic" scaling show none: within context_length it does nothing.
+// of mixtures of experts:
+//   expert_count, expert_used_count, expert_feed_forward_length                  int
+//   leading_dense_block_count (absent: 0)                                        int, layers
+//   without expert_shared_feed_forward_length (absent: expert_shared_count (absent: 0) times the
+//   experts') expert_gating_func (absent: 2)                                               int, 2 =
+//   sigmoid expert_weights_norm (absent: true)                                           bool
+//   expert_weights_scale (absent: 1)                                             float
+//   expert_group_count, expert_group_used_count (absent: 1)                      int
+//   expert_shared_frequency (absent: as the tensors lie)       int, layers that share their experts
+//   expert_pre_gate (absent: the architecture's)               bool, gates read the layer before
+// whose routed experts are stacked, blk.I.ffn_gate_exps.weight (experts, out, in), or, in folders,
+// tensors of their own: blk.I.ffn_gate_exps.J.weight. And, for Llama 3's scaling, the tensor
+// rope_freqs.weight (rope dimensions / 2) f32: each angular frequency is divided by its value. A
+// folder whose config asks for "llama3" has that tensor too. Folders with "dynamic" scaling show
+// none: within context_length it does nothing.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +54,7 @@ namespace weft::formats {
 class Tokenizer;
 class GgufFile;
 
-using Hyperparameter = std::variant<int64_t, double, std::string>;
+using Hyperparameter = std::variant<int64_t, double, std::string, bool>;
 using Hyperparameters = std::map<std::string, Hyperparameter, std::less<>>;
 
 // Immutable, so thread-safe. Tensor views live as long as the checkpoint; their data need not be
@@ -62,14 +74,21 @@ class Checkpoint {
   virtual std::optional<int64_t> get_int(std::string_view key) const = 0;
   virtual std::optional<double> get_float(std::string_view key) const = 0;
   virtual std::optional<std::string> get_string(std::string_view key) const = 0;
+  virtual std::optional<bool> get_bool(std::string_view key) const = 0;
   int64_t require_int(std::string_view key) const;  // kInvalidInput names the key
   double require_float(std::string_view key) const;
-  // All of them that are single values (arrays and booleans are left out).
+  // All of them that are single values (arrays are left out).
   virtual Hyperparameters hyperparameters() const = 0;
 
   virtual std::optional<TensorView> find(std::string_view tensor) const = 0;
   TensorView require(std::string_view tensor) const;          // kInvalidInput names the tensor
   virtual std::vector<std::string> tensor_names() const = 0;  // in the file's order
+  // Where in which file a tensor's data lie, for reads that go past the memory map.
+  struct Location {
+    std::filesystem::path file;
+    size_t offset = 0;
+  };
+  virtual Location locate(const void* data) const = 0;  // data of one of the tensors
   // The tensor has been packed: its pages may leave memory.
   virtual void release(const TensorView& tensor) const = 0;
 

@@ -89,10 +89,9 @@ struct Family {
   bool slides_always;        // sliding_window applies without use_sliding_window
 };
 constexpr Family kFamilies[] = {
-    {"LlamaForCausalLM", "llama", 0, false},
-    {"MistralForCausalLM", "llama", 0, true},
-    {"Qwen2ForCausalLM", "qwen2", 0, false},
-    {"Qwen3ForCausalLM", "qwen3", 128, false},
+    {"LlamaForCausalLM", "llama", 0, false},          {"MistralForCausalLM", "llama", 0, true},
+    {"Qwen2ForCausalLM", "qwen2", 0, false},          {"Qwen3ForCausalLM", "qwen3", 128, false},
+    {"MegrezMoeForCausalLM", "megrez-moe", 0, false}, {"Dots1ForCausalLM", "dots1", 0, false},
 };
 
 const Family& family_of(const Section& config) {
@@ -219,6 +218,37 @@ void translate_rope(const Section& config, HfConfig& out, int64_t head_dim,
   }
 }
 
+// Mixtures of experts as DeepSeek's configurations name them (arXiv 2412.19437), and Megrez2's
+// experts_shared_frequency and pre_gate.
+void translate_experts(const Section& config, Hyperparameters& h) {
+  if (config.find("n_routed_experts") == nullptr) return;
+  const auto zero_or_count = [&](const char* key) -> int64_t {
+    const json* value = config.find(key);
+    return value == nullptr || *value == 0 ? 0 : config.require_count(key);
+  };
+  h["expert_count"] = config.require_count("n_routed_experts");
+  h["expert_used_count"] = config.require_count("num_experts_per_tok");
+  h["expert_feed_forward_length"] = config.require_count("moe_intermediate_size");
+  h["expert_shared_count"] = zero_or_count("n_shared_experts");
+  h["leading_dense_block_count"] = zero_or_count("first_k_dense_replace");
+  h["expert_weights_scale"] = config.get_number("routed_scaling_factor").value_or(1.0);
+  h["expert_weights_norm"] =
+      config.find("norm_topk_prob") == nullptr || config.get_bool("norm_topk_prob");
+  h["expert_group_count"] = config.get_count("n_group").value_or(1);
+  h["expert_group_used_count"] = config.get_count("topk_group").value_or(1);
+  const std::string scoring = config.get_string("scoring_func").value_or("sigmoid");
+  if (scoring != "sigmoid")
+    fail(ErrorKind::kUnsupported, "{}: scoring_func '{}' is not supported, only sigmoid",
+         config.where(), scoring);
+  h["expert_gating_func"] = int64_t{2};
+  if (config.get_count("moe_layer_freq").value_or(1) != 1)
+    fail(ErrorKind::kUnsupported, "{}: moe_layer_freq {} is not supported, only 1", config.where(),
+         *config.get_count("moe_layer_freq"));
+  if (const auto frequency = config.get_count("experts_shared_frequency"))
+    h["expert_shared_frequency"] = *frequency;
+  if (config.find("pre_gate") != nullptr) h["expert_pre_gate"] = config.get_bool("pre_gate");
+}
+
 }  // namespace
 
 HfConfig translate_hf_config(const json& json_config, const std::string& name) {
@@ -249,6 +279,7 @@ HfConfig translate_hf_config(const json& json_config, const std::string& name) {
     if (const auto window = config.get_count("sliding_window"))
       h["attention.sliding_window"] = *window;
   translate_rope(config, out, *head_dim, context);
+  translate_experts(config, h);
   return out;
 }
 
@@ -258,12 +289,23 @@ std::optional<std::string> gguf_tensor_name(std::string_view name) {
       {"model.norm.weight", "output_norm.weight"},
       {"lm_head.weight", "output.weight"}};
   static const std::map<std::string_view, std::string_view> kInLayer = {
-      {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
-      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
-      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"}};
+      {"input_layernorm", "attn_norm"},
+      {"post_attention_layernorm", "ffn_norm"},
+      {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.o_proj", "attn_output"},
+      {"self_attn.q_norm", "attn_q_norm"},
+      {"self_attn.k_norm", "attn_k_norm"},
+      {"mlp.gate_proj", "ffn_gate"},
+      {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"},
+      {"mlp.gate", "ffn_gate_inp"},
+      {"mlp.shared_experts.gate_proj", "ffn_gate_shexp"},
+      {"mlp.shared_experts.up_proj", "ffn_up_shexp"},
+      {"mlp.shared_experts.down_proj", "ffn_down_shexp"}};
+  static const std::map<std::string_view, std::string_view> kInExpert = {
+      {"gate_proj", "ffn_gate_exps"}, {"up_proj", "ffn_up_exps"}, {"down_proj", "ffn_down_exps"}};
   if (const auto it = kOutside.find(name); it != kOutside.end()) return std::string(it->second);
 
   constexpr std::string_view kPrefix = "model.layers.";
@@ -273,7 +315,19 @@ std::optional<std::string> gguf_tensor_name(std::string_view name) {
   if (dot == name.npos || dot == 0 || last <= dot || dot > 9) return std::nullopt;
   const std::string_view layer = name.substr(0, dot), suffix = name.substr(last);
   if (layer.find_first_not_of("0123456789") != layer.npos) return std::nullopt;
+  if (name.substr(dot + 1) == "mlp.gate.e_score_correction_bias")
+    return fmt::format("blk.{}.exp_probs_b.bias", layer);
   if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
+  constexpr std::string_view kExpert = "mlp.experts.";
+  if (const std::string_view rest = name.substr(dot + 1, last - dot - 1);
+      rest.starts_with(kExpert)) {
+    const std::string_view expert = rest.substr(kExpert.size(), rest.rfind('.') - kExpert.size());
+    const auto matrix = kInExpert.find(rest.substr(rest.rfind('.') + 1));
+    if (expert.empty() || expert.size() > 6 ||
+        expert.find_first_not_of("0123456789") != expert.npos || matrix == kInExpert.end())
+      return std::nullopt;
+    return fmt::format("blk.{}.{}.{}{}", layer, matrix->second, expert, suffix);
+  }
   const auto it = kInLayer.find(name.substr(dot + 1, last - dot - 1));
   if (it == kInLayer.end()) return std::nullopt;
   return fmt::format("blk.{}.{}{}", layer, it->second, suffix);

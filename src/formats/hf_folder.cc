@@ -78,6 +78,13 @@ class HfFolder final : public Checkpoint {
     fail(ErrorKind::kInvalidInput, "{}: hyper-parameter '{}' is not a string", name_, key);
   }
 
+  std::optional<bool> get_bool(std::string_view key) const override {
+    const Hyperparameter* value = get(key);
+    if (value == nullptr) return std::nullopt;
+    if (const auto* flag = std::get_if<bool>(value)) return *flag;
+    fail(ErrorKind::kInvalidInput, "{}: hyper-parameter '{}' is neither true nor false", name_, key);
+  }
+
   Hyperparameters hyperparameters() const override { return config_.hyperparameters; }
 
   std::optional<TensorView> find(std::string_view tensor) const override {
@@ -91,13 +98,15 @@ class HfFolder final : public Checkpoint {
     return names;
   }
 
+  Location locate(const void* data) const override {
+    const MappedFile* file = file_of(data);
+    WEFT_ASSERT(file != nullptr);
+    return {file->path(),
+            static_cast<size_t>(static_cast<const uint8_t*>(data) - file->bytes().data())};
+  }
+
   void release(const TensorView& tensor) const override {
-    const auto* data = static_cast<const uint8_t*>(tensor.data);
-    for (const auto& file : files_) {
-      const auto bytes = file->bytes();
-      if (data >= bytes.data() && data < bytes.data() + bytes.size())
-        return file->release(tensor.data, tensor.bytes());
-    }
+    if (const MappedFile* file = file_of(tensor.data)) file->release(tensor.data, tensor.bytes());
   }
 
   std::unique_ptr<Tokenizer> load_tokenizer() const override {
@@ -125,6 +134,14 @@ class HfFolder final : public Checkpoint {
   }
 
  private:
+  const MappedFile* file_of(const void* data) const {  // nullptr: a tensor that is in no file
+    for (const auto& file : files_) {
+      const auto bytes = file->bytes();
+      if (data >= bytes.data() && data < bytes.data() + bytes.size()) return file.get();
+    }
+    return nullptr;
+  }
+
   void add_tensor(const std::string& hf_name, const TensorView& view) {
     if (is_obsolete(hf_name) || (config_.tied_embeddings && hf_name == "lm_head.weight")) return;
     const auto name = gguf_tensor_name(hf_name);

@@ -193,10 +193,18 @@ TEST(hf_folder, tensor_names) {
   EXPECT_EQ(gguf_tensor_name("model.layers.12.mlp.down_proj.weight"), "blk.12.ffn_down.weight");
   EXPECT_EQ(gguf_tensor_name("model.layers.0.self_attn.q_proj.bias"), "blk.0.attn_q.bias");
   EXPECT_EQ(gguf_tensor_name("lm_head.weight"), "output.weight");
+  EXPECT_EQ(gguf_tensor_name("model.layers.4.mlp.experts.63.down_proj.weight"),
+            "blk.4.ffn_down_exps.63.weight");
+  EXPECT_EQ(gguf_tensor_name("model.layers.4.mlp.shared_experts.up_proj.weight"),
+            "blk.4.ffn_up_shexp.weight");
+  EXPECT_EQ(gguf_tensor_name("model.layers.4.mlp.gate.weight"), "blk.4.ffn_gate_inp.weight");
+  EXPECT_EQ(gguf_tensor_name("model.layers.4.mlp.gate.e_score_correction_bias"),
+            "blk.4.exp_probs_b.bias");
   for (const char* unknown :
        {"", "model.layers.", "model.layers.x.mlp.down_proj.weight", "model.layers.1.weight",
-        "model.layers.1.mlp.experts.0.up_proj.weight", "model.layers.1.mlp.up_proj.scales",
-        "model.layers..mlp.up_proj.weight"})
+        "model.layers.1.mlp.experts.x.up_proj.weight", "model.layers.1.mlp.experts..up_proj.weight",
+        "model.layers.1.mlp.experts.0.w1.weight", "model.layers.1.mlp.experts.up_proj.weight",
+        "model.layers.1.mlp.up_proj.scales", "model.layers..mlp.up_proj.weight"})
     EXPECT_EQ(gguf_tensor_name(unknown), std::nullopt) << unknown;
 }
 

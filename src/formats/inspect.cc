@@ -4,6 +4,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "base/error.h"
 #include "formats/checkpoint.h"
@@ -105,6 +107,44 @@ ordered_json memory_of(const Checkpoint& model, size_t context) {
           {"kv_bytes", planned}};
 }
 
+// Of a mixture of experts: what is stored, what a token computes, and what must be in memory
+// however few experts are.
+ordered_json experts_of(const Checkpoint& model) {
+  const auto count = model.get_int("expert_count"), used = model.get_int("expert_used_count"),
+             layers = model.get_int("block_count");
+  if (!count || !used || !layers || *count <= 0 || *used <= 0 || *used > *count) return nullptr;
+  const int64_t dense = model.get_int("leading_dense_block_count").value_or(0);
+  size_t stored = 0, expert_parameters = 0, expert_bytes = 0, other_bytes = 0;
+  std::set<std::string> leaders;  // layers that hold experts
+  for (const std::string& name : model.tensor_names()) {
+    const TensorView view = model.require(name);
+    stored += view.shape.elements();
+    if (name.find("_exps.") == name.npos) {
+      other_bytes += view.bytes();
+      continue;
+    }
+    expert_parameters += view.shape.elements();
+    expert_bytes += view.bytes();
+    leaders.insert(name.substr(0, name.find('.', 4)));
+  }
+  const auto groups = static_cast<int64_t>(leaders.size());
+  if (groups == 0 || *layers <= dense) return nullptr;
+  const size_t one = expert_parameters / static_cast<size_t>(groups * *count);
+  const auto embedding = model.find("token_embd.weight");  // a row of it is looked up
+  const bool tied = !embedding || !model.find("output.weight");
+  const size_t computed = static_cast<size_t>((*layers - dense) * *used) * one + stored -
+                          expert_parameters - (tied ? 0 : embedding->shape.elements());
+  return {{"stored_parameters", stored},
+          {"active_parameters", computed},
+          {"layers_with_experts", *layers - dense},
+          {"groups_that_share", groups},
+          {"experts_per_group", *count},
+          {"experts_per_token", *used},
+          {"expert_bytes", expert_bytes},
+          {"one_expert_bytes", expert_bytes / static_cast<size_t>(groups * *count)},
+          {"resident_bytes", other_bytes}};
+}
+
 ordered_json gguf_tokenizer(const GgufFile& file) {
   const auto* tokens = file.get_strings("tokenizer.ggml.tokens");
   if (tokens == nullptr) return nullptr;
@@ -144,6 +184,7 @@ ordered_json inspect(const fs::path& path, size_t context) {
   add_tensors(*model, out);
   out["tokenizer"] = gguf != nullptr ? gguf_tokenizer(*gguf) : folder_tokenizer(path, *model);
   out["chat_template"] = model->chat_template().has_value();
+  out["experts"] = is_model ? experts_of(*model) : ordered_json();
   out["memory"] = is_model ? memory_of(*model, context) : ordered_json();
   return out;
 }

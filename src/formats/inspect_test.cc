@@ -48,6 +48,23 @@ TEST_F(Inspect, a_gguf_model) {
   EXPECT_EQ(inspect(path_, 0)["memory"]["context"], 512) << "what it was trained for";
 }
 
+TEST_F(Inspect, a_mixture_of_experts) {
+  EXPECT_TRUE([&] {
+    write_random_model(path_, "tiny", quant_mix("q8_0"), 1, {});
+    return inspect(path_, 0)["experts"].is_null();
+  }());
+  write_random_model(path_, "megrez2-tiny", quant_mix("f16"), 1, {});
+  const ordered_json out = inspect(path_, 0)["experts"];
+  // Two groups of three layers, each of 8 experts of width 64; 2 are computed in each of six layers.
+  const size_t expert = 3 * 64 * 128;
+  EXPECT_EQ(out["groups_that_share"], 2);
+  EXPECT_EQ(out["layers_with_experts"], 6);
+  EXPECT_EQ(out["expert_bytes"], 16 * expert * 2);
+  EXPECT_EQ(out["one_expert_bytes"], expert * 2);
+  const size_t stored = inspect(path_, 0)["parameters"].get<size_t>();
+  EXPECT_EQ(out["active_parameters"], stored - 16 * expert + 12 * expert - 512 * 128);
+}
+
 TEST_F(Inspect, a_vocabulary_alone) {
   {
     GgufWriter writer(path_);

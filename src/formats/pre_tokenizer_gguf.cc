@@ -132,6 +132,7 @@ constexpr PreType kPreTypes[] = {
     {"chatglm-bpe", kLlama3Stages},
     {"glm4", kLlama3Stages, kWholeWords},
     {"qwen2", kQwen2Stages},
+    {"megrez", kQwen2Stages},
     {"deepseek-r1-qwen", kQwen2Stages},
     {"stablelm2", kQwen2Stages},
     {"kormo", kQwen2Stages},

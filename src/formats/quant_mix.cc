@@ -108,6 +108,8 @@ const QuantMix& quant_mix(std::string_view name) {
 DType mixed_type(const QuantMix& mix, const QuantMixModel& model, std::string_view tensor,
                  const Shape& shape) {
   if (shape.rank() < 2 || !tensor.ends_with(".weight")) return DType::kF32;
+  if (tensor.ends_with(".ffn_gate_inp.weight"))
+    return DType::kF32;  // a router: near-ties would flip
   if (!is_block_quantised(mix.base)) return mix.base;
   const bool is_head =
       tensor == "output.weight" || (!model.has_output && tensor == "token_embd.weight");
@@ -117,7 +119,7 @@ DType mixed_type(const QuantMix& mix, const QuantMixModel& model, std::string_vi
     type = mix.base == DType::kQ8_0 ? DType::kQ8_0 : DType::kQ6_K;
   } else if (tensor.ends_with(".attn_v.weight")) {
     type = value_projection(mix, model, layer);
-  } else if (tensor.ends_with(".ffn_down.weight")) {
+  } else if (tensor.find(".ffn_down") != tensor.npos) {  // also of experts
     type = mlp_down(mix, model, layer);
   } else if (tensor.ends_with(".attn_output.weight")) {
     type = attention_output(mix);

@@ -20,12 +20,18 @@ namespace {
 
 constexpr float kStandardDeviation = 0.02f;
 
+struct RandomExperts {
+  size_t count = 0, per_token = 0, width = 0, shared = 0;  // 0 experts: none
+  size_t frequency = 1;  // layers that share them; one dense before
+};
+
 struct RandomShape {
   const char* name;
   const char* hf_class;
   size_t layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, context;
   double rope_theta;
   bool tied, qkv_bias, qk_norm, llama3_rope;
+  RandomExperts experts = {};
 };
 
 // The published config.json of each model.
@@ -45,6 +51,88 @@ constexpr RandomShape kShapes[] = {
     // Wide: more vocabulary than the bytes and control tokens that every answer needs, tied.
     {"tiny-wide", "LlamaForCausalLM", 2, 256, 4, 2, 64, 512, 4096, 512, 1e4, true, false, false,
      false},
+    // Megrez2-3x7B-A3B (KV heads: docs/megrez2.md), an eighth of it in every part, and tiny ones.
+    {"megrez2",
+     "MegrezMoeForCausalLM",
+     31,
+     2048,
+     16,
+     2,
+     128,
+     10944,
+     128880,
+     32768,
+     5e6,
+     false,
+     false,
+     false,
+     false,
+     {64, 6, 1408, 4, 3}},
+    {"megrez2-eighth",
+     "MegrezMoeForCausalLM",
+     16,
+     1024,
+     8,
+     2,
+     128,
+     5472,
+     32768,
+     32768,
+     5e6,
+     false,
+     false,
+     false,
+     false,
+     {64, 6, 704, 4, 3}},
+    {"megrez2-mini",
+     "MegrezMoeForCausalLM",
+     7,
+     192,
+     6,
+     2,
+     32,
+     512,
+     512,
+     4096,
+     5e6,
+     false,
+     false,
+     false,
+     false,
+     {18, 4, 96, 2, 3}},
+    {"megrez2-tiny",
+     "MegrezMoeForCausalLM",
+     7,
+     128,
+     4,
+     2,
+     32,
+     256,
+     512,
+     512,
+     1e4,
+     false,
+     false,
+     false,
+     false,
+     {8, 2, 64, 1, 3}},
+    // The eighth's peer: as much computed for a token, but each layer has its own experts.
+    {"dots1-eighth",
+     "Dots1ForCausalLM",
+     16,
+     1024,
+     8,
+     2,
+     128,
+     5472,
+     32768,
+     32768,
+     5e6,
+     false,
+     false,
+     true,
+     false,
+     {64, 6, 704, 4, 1}},
 };
 
 const RandomShape& shape_named(std::string_view name) {
@@ -74,6 +162,13 @@ HfConfig config_of(const RandomShape& s) {
                               {"low_freq_factor", 1.0},
                               {"high_freq_factor", 4.0},
                               {"original_max_position_embeddings", 8192}};
+  if (s.experts.count != 0)
+    config.update({{"n_routed_experts", s.experts.count},
+                   {"num_experts_per_tok", s.experts.per_token},
+                   {"moe_intermediate_size", s.experts.width},
+                   {"n_shared_experts", s.experts.shared},
+                   {"first_k_dense_replace", 1},
+                   {"experts_shared_frequency", s.experts.frequency}});
   return translate_hf_config(config, s.name);
 }
 
@@ -104,9 +199,23 @@ std::vector<NamedShape> tensors_of(const RandomShape& s) {
     }
     add("attn_output.weight", {s.hidden, q});
     add("ffn_norm.weight", {s.hidden});
-    add("ffn_gate.weight", {s.intermediate, s.hidden});
-    add("ffn_up.weight", {s.intermediate, s.hidden});
-    add("ffn_down.weight", {s.hidden, s.intermediate});
+    const RandomExperts& x = s.experts;
+    const auto add_mlp = [&](const std::string& suffix, size_t width) {
+      add(("ffn_gate" + suffix + ".weight").c_str(), {width, s.hidden});
+      add(("ffn_up" + suffix + ".weight").c_str(), {width, s.hidden});
+      add(("ffn_down" + suffix + ".weight").c_str(), {s.hidden, width});
+    };
+    if (x.count == 0 || layer == 0) {
+      add_mlp("", s.intermediate);
+      continue;
+    }
+    add("ffn_gate_inp.weight", {x.count, s.hidden});
+    add("exp_probs_b.bias", {x.count});
+    add_mlp("_shexp", x.shared * x.width);
+    if ((layer - 1) % x.frequency != 0) continue;
+    add("ffn_gate_exps.weight", {x.count, x.width, s.hidden});
+    add("ffn_up_exps.weight", {x.count, x.width, s.hidden});
+    add("ffn_down_exps.weight", {x.count, s.hidden, x.width});
   }
   out.push_back({"output_norm.weight", {s.hidden}});
   if (!s.tied) out.push_back({"output.weight", {s.vocab, s.hidden}});

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "base/buffer.h"
 #include "base/error.h"
@@ -103,6 +107,56 @@ DType target_type(const QuantMix& mix, const QuantMixModel& model, const std::st
   return traits(view.dtype).is_weight ? mixed_type(mix, model, name, view.shape) : view.dtype;
 }
 
+// A tensor of the file that is written: one of the source, or a layer's experts, which folders keep
+// apart and GGUF stacks.
+struct Target {
+  std::string name;
+  std::vector<std::string> parts;
+  Shape shape;
+  DType type;
+};
+
+// "blk.1.ffn_up_exps.3.weight" -> "blk.1.ffn_up_exps.weight" and 3; any other name stays.
+std::pair<std::string, size_t> without_expert(const std::string& name) {
+  constexpr std::string_view kStack = "_exps.", kSuffix = ".weight";
+  const size_t at = name.find(kStack);
+  if (at == name.npos || !name.ends_with(kSuffix)) return {name, 0};
+  const size_t begin = at + kStack.size(), end = name.size() - kSuffix.size();
+  if (begin >= end) return {name, 0};
+  return {name.substr(0, begin - 1) + std::string(kSuffix),
+          std::stoul(name.substr(begin, end - begin))};
+}
+
+std::vector<Target> targets_of(const Checkpoint& source, const QuantMix& mix,
+                               const QuantMixModel& model) {
+  std::vector<Target> targets;
+  std::map<std::string, size_t> stacks;  // name -> index in targets
+  for (const std::string& name : source.tensor_names()) {
+    const TensorView view = source.require(name);
+    if (view.shape.elements() == 0)
+      fail(ErrorKind::kInvalidInput, "{}: tensor '{}' is empty", source.name(), name);
+    const auto [stack, expert] = without_expert(name);
+    if (stack == name) {
+      targets.push_back({name, {name}, view.shape, target_type(mix, model, name, view)});
+      continue;
+    }
+    const auto [it, is_new] = stacks.try_emplace(stack, targets.size());
+    if (is_new) targets.push_back({stack, {}, view.shape, target_type(mix, model, stack, view)});
+    auto& parts = targets[it->second].parts;
+    parts.resize(std::max(parts.size(), expert + 1));
+    parts[expert] = name;
+  }
+  for (const auto& [name, index] : stacks) {
+    Target& target = targets[index];
+    for (size_t e = 0; e < target.parts.size(); ++e)
+      if (target.parts[e].empty() || !(source.require(target.parts[e]).shape == target.shape))
+        fail(ErrorKind::kInvalidInput, "{}: expert {} of '{}' is missing or of another shape",
+             source.name(), e, name);
+    target.shape = {target.parts.size(), target.shape.rows(), target.shape.columns()};
+  }
+  return targets;
+}
+
 // Returns whether the file has a tokenizer.
 bool write_metadata(GgufWriter& writer, const Checkpoint& source, const QuantMix& mix) {
   bool has_tokenizer = true;
@@ -136,6 +190,8 @@ void write_hyperparameters(GgufWriter& writer, const std::string& architecture,
       writer.set_u32(full, static_cast<uint32_t>(*number));
     } else if (const auto* real = std::get_if<double>(&value)) {
       writer.set_f32(full, static_cast<float>(*real));
+    } else if (const auto* flag = std::get_if<bool>(&value)) {
+      writer.set_bool(full, *flag);
     } else {
       writer.set_string(full, std::get<std::string>(value));
     }
@@ -151,28 +207,27 @@ RequantizeReport requantize(const Checkpoint& source, const std::filesystem::pat
                             const QuantMix& mix, const CoreSet& cores, StopToken stop,
                             const ProgressFn& progress) {
   const QuantMixModel model = describe(source);
-  const std::vector<std::string> names = source.tensor_names();
+  const std::vector<Target> targets = targets_of(source, mix, model);
   RequantizeReport report;
   GgufWriter writer(out);
   report.has_tokenizer = write_metadata(writer, source, mix);
-  for (const std::string& name : names) {
-    const TensorView view = source.require(name);
-    if (view.shape.elements() == 0)
-      fail(ErrorKind::kInvalidInput, "{}: tensor '{}' is empty", source.name(), name);
-    const DType type = target_type(mix, model, name, view);
-    writer.declare(name, type, view.shape);
-    report.source_bytes += view.bytes();
-    report.written_bytes += bytes_of(type, view.shape.elements());
-    report.was_quantised |= is_block_quantised(view.dtype);
-    ++report.tensors[type];
+  for (const Target& target : targets) {
+    writer.declare(target.name, target.type, target.shape);
+    for (const std::string& part : target.parts) {
+      const TensorView view = source.require(part);
+      report.source_bytes += view.bytes();
+      report.was_quantised |= is_block_quantised(view.dtype);
+    }
+    report.written_bytes += bytes_of(target.type, target.shape.elements());
+    ++report.tensors[target.type];
   }
 
   constexpr size_t kChunkValues = size_t{1} << 22;  // rows of about this many values at a time
   Scratch<uint8_t> chunk;
   size_t done_bytes = 0;
-  for (const std::string& name : names) {
+  const auto convert = [&](const std::string& name, DType type) {
     const TensorView view = source.require(name);
-    const TensorConverter converter(source, name, view, target_type(mix, model, name, view));
+    const TensorConverter converter(source, name, view, type);
     const size_t rows = converter.num_rows();
     const size_t step = std::max<size_t>(1, kChunkValues / (view.shape.elements() / rows));
     for (size_t first = 0; first < rows; first += step) {
@@ -189,7 +244,9 @@ RequantizeReport requantize(const Checkpoint& source, const std::filesystem::pat
       if (progress) progress(done_bytes, report.source_bytes);
     }
     source.release(view);
-  }
+  };
+  for (const Target& target : targets)
+    for (const std::string& part : target.parts) convert(part, target.type);
   writer.commit();
   return report;
 }

@@ -166,13 +166,16 @@ const void* Activations::tile(ActivationKind kind, size_t first_row) const {
   return nullptr;
 }
 
-void multiply(std::span<const LinearCall> calls, Activations& x, const CoreSet& cores) {
-  constexpr size_t kMaxCalls = 8;
-  WEFT_ASSERT(calls.size() <= kMaxCalls);
-  if (x.num_rows() == 0) return;
-  std::array<Grid, kMaxCalls> grids;
-  std::array<size_t, kMaxCalls + 1> first_piece{};
+namespace {
+
+// x_of(call): its activations.
+template <typename Which>
+void multiply_all(std::span<const LinearCall> calls, const CoreSet& cores, Which&& x_of) {
+  WEFT_ASSERT(calls.size() <= kMaxLinearCalls);
+  std::array<Grid, kMaxLinearCalls> grids;
+  std::array<size_t, kMaxLinearCalls + 1> first_piece{};
   for (size_t c = 0; c < calls.size(); ++c) {
+    Activations& x = x_of(calls[c]);
     WEFT_ASSERT(calls[c].weight->in_features() == x.features());
     x.prepare(calls[c].weight->activation_kind(), cores);
     grids[c] = cut(*calls[c].weight, num_row_tiles(x.num_rows()), cores.size());
@@ -182,9 +185,20 @@ void multiply(std::span<const LinearCall> calls, Activations& x, const CoreSet& 
     for (size_t piece = begin; piece < end; ++piece) {
       size_t c = 0;
       while (piece >= first_piece[c + 1]) ++c;
-      multiply_piece(calls[c], x, grids[c], piece - first_piece[c]);
+      multiply_piece(calls[c], x_of(calls[c]), grids[c], piece - first_piece[c]);
     }
   });
+}
+
+}  // namespace
+
+void multiply(std::span<const LinearCall> calls, Activations& x, const CoreSet& cores) {
+  if (x.num_rows() == 0) return;
+  multiply_all(calls, cores, [&](const LinearCall&) -> Activations& { return x; });
+}
+
+void multiply(std::span<const LinearCall> calls, const CoreSet& cores) {
+  multiply_all(calls, cores, [](const LinearCall& call) -> Activations& { return *call.x; });
 }
 
 ProductTiling preferred_tiling(const Linear& weight, size_t num_rows, size_t cores) {

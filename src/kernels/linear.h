@@ -65,6 +65,13 @@ class Linear {
   static Linear pack_rows(const TensorView& weight, std::span<const uint32_t> rows,
                           const CoreSet& cores, Arena* arena = nullptr);
 
+  // The same panels in memory of the caller's: `panels` holds packed_bytes(...), 64-byte aligned,
+  // and over() looks at them without copying (a record of an expert that was read from a file).
+  static size_t packed_bytes(DType dtype, size_t out_features, size_t in_features);
+  static void pack_into(const TensorView& weight, const CoreSet& cores, uint8_t* panels);
+  static Linear over(DType dtype, size_t out_features, size_t in_features,
+                     std::shared_ptr<const uint8_t> panels);
+
   explicit operator bool() const { return out_features_ != 0; }
   size_t out_features() const { return out_features_; }
   size_t in_features() const { return in_features_; }
@@ -93,9 +100,13 @@ struct LinearCall {
   size_t out_stride = 0;        // values from row to row
   const float* bias = nullptr;  // (out_features) or none
   bool accumulate = false;      // out += instead of out = (a residual stream)
+  Activations* x = nullptr;     // its own, where calls differ in what they read
 };
 
 // All calls read the same x and run as one parallel region (q, k and v; gate and up).
 void multiply(std::span<const LinearCall> calls, Activations& x, const CoreSet& cores);
+// Each call reads its own x (experts, each with the rows that chose it).
+void multiply(std::span<const LinearCall> calls, const CoreSet& cores);
+inline constexpr size_t kMaxLinearCalls = 16;  // of one multiply()
 
 }  // namespace weft::kernels

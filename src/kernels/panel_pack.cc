@@ -353,28 +353,60 @@ Linear Linear::pack_rows(const TensorView& weight, std::span<const uint32_t> row
   return pack_chosen(weight, &rows, cores, arena);
 }
 
+size_t Linear::packed_bytes(DType dtype, size_t out_features, size_t in_features) {
+  return (out_features + kPanelOutputs - 1) / kPanelOutputs *
+         kernels::panel_bytes(dtype, in_features);
+}
+
+Linear Linear::over(DType dtype, size_t out_features, size_t in_features,
+                    std::shared_ptr<const uint8_t> panels) {
+  Linear linear;
+  linear.dtype_ = dtype;
+  linear.out_features_ = out_features;
+  linear.in_features_ = in_features;
+  linear.panel_bytes_ = kernels::panel_bytes(dtype, in_features);
+  linear.packed_ = std::move(panels);
+  return linear;
+}
+
+namespace {
+
+void check_blocks(const TensorView& weight) {
+  WEFT_ASSERT(weight.shape.rank() == 2 && traits(weight.dtype).is_weight);
+  const size_t in_features = weight.shape[1];
+  if (in_features % traits(weight.dtype).block_elements != 0 || in_features == 0)
+    fail(ErrorKind::kInvalidInput, "a {} matrix needs rows of whole blocks of {}, this has {}",
+         name(weight.dtype), traits(weight.dtype).block_elements, in_features);
+}
+
+// `panels` holds zeros.
+void pack_panels(const Rows& rows, const CoreSet& cores, uint8_t* panels) {
+  const size_t panel_bytes = kernels::panel_bytes(rows.weight.dtype, rows.weight.shape[1]);
+  const size_t num_panels = (rows.size() + kPanelOutputs - 1) / kPanelOutputs;
+  cores.parallel_for(num_panels, 4, [&](size_t begin, size_t end, size_t) {
+    for (size_t p = begin; p < end; ++p)
+      pack_panel(rows, p * kPanelOutputs, panels + p * panel_bytes);
+  });
+}
+
+}  // namespace
+
+void Linear::pack_into(const TensorView& weight, const CoreSet& cores, uint8_t* panels) {
+  check_blocks(weight);
+  std::memset(panels, 0, packed_bytes(weight.dtype, weight.shape[0], weight.shape[1]));
+  pack_panels({weight, nullptr}, cores, panels);
+}
+
 Linear Linear::pack_chosen(const TensorView& weight, const std::span<const uint32_t>* chosen,
                            const CoreSet& cores, Arena* arena) {
-  WEFT_ASSERT(weight.shape.rank() == 2 && traits(weight.dtype).is_weight);
+  check_blocks(weight);
   const Rows rows{weight, chosen};
-  Linear linear;
-  linear.dtype_ = weight.dtype;
-  linear.out_features_ = rows.size();
-  linear.in_features_ = weight.shape[1];
-  if (linear.in_features_ % traits(weight.dtype).block_elements != 0 || linear.in_features_ == 0)
-    fail(ErrorKind::kInvalidInput, "a {} matrix needs rows of whole blocks of {}, this has {}",
-         name(weight.dtype), traits(weight.dtype).block_elements, linear.in_features_);
-  linear.panel_bytes_ = kernels::panel_bytes(weight.dtype, linear.in_features_);
   Arena own("packed weights", 0);
   const std::shared_ptr<uint8_t> packed =
-      (arena == nullptr ? own : *arena).take(linear.packed_bytes());
-  linear.packed_ = packed;
-  if (arena != nullptr && arena->is_filled()) return linear;
-  cores.parallel_for(linear.num_panels(), 4, [&](size_t begin, size_t end, size_t) {
-    for (size_t p = begin; p < end; ++p)
-      pack_panel(rows, p * kPanelOutputs, packed.get() + p * linear.panel_bytes_);
-  });
-  return linear;
+      (arena == nullptr ? own : *arena)
+          .take(packed_bytes(weight.dtype, rows.size(), weight.shape[1]));
+  if (arena == nullptr || !arena->is_filled()) pack_panels(rows, cores, packed.get());
+  return over(weight.dtype, rows.size(), weight.shape[1], packed);
 }
 
 void Linear::dequantize_row(size_t row, float* out) const {

@@ -15,6 +15,7 @@
 #include "base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "kernels/kv_view.h"
+#include "models/expert_store.h"
 
 namespace weft::models {
 
@@ -38,6 +39,9 @@ struct SequenceInput {
   // (tokens, hidden_size), where wanted: the last layer's outputs after the final norm.
   float* hidden = nullptr;
   float* last_hidden = nullptr;  // (hidden_size), where wanted: of the last token alone
+  // Workspace::failure() tells if this sequence could not be computed though others were (an
+  // expert's weights could not be read), instead of an exception.
+  bool may_fail = false;
 };
 
 // Whether the head is packed at once, or when forward() or head() first needs all of it. Until then
@@ -51,7 +55,7 @@ class Workspace {
   // Room for so many logits, where the model likes best to write them; kept until the next call.
   virtual float* logits(size_t count) { return logits_.need(count); }
   // What kept the last forward() from computing the input of this index; its keys and values are
-  // undefined. Models that compute here compute all or throw.
+  // undefined. Only inputs that may fail have one in models that compute here: others throw.
   virtual const Error* failure(size_t) const { return nullptr; }
 
  private:
@@ -76,12 +80,15 @@ class LanguageModel {
   // The head apart from the layers (VocabTailor): its matrix (vocab_size, hidden_size) as the file
   // has it, in the mapped file, without bias; no data where a model has no such head.
   virtual TensorView head_weight() const { return {}; }
-  // Logits (num_rows, vocab_size) of hidden states (num_rows, hidden_size), bit for bit those of the
-  // forward pass that made them. Thread-safe across workspaces.
+  // Logits (num_rows, vocab_size) of hidden states (num_rows, hidden_size), bit for bit those of
+  // the forward pass that made them. Thread-safe across workspaces.
   virtual void head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,
                     const CoreSet& cores) const;
-  virtual size_t packed_head_bytes() const { return 0; }  // now; part of weight_bytes()
-  virtual size_t embedding_bytes() const { return 0; }  // in the file; 0 where it is the head's matrix
+  virtual size_t packed_head_bytes() const { return 0; }    // now; part of weight_bytes()
+  virtual ExpertStore* experts() const { return nullptr; }  // of a mixture of experts
+  virtual size_t embedding_bytes() const {
+    return 0;
+  }  // in the file; 0 where it is the head's matrix
 };
 
 // By the checkpoint's architecture (registry.cc lists them). kUnsupported names an unknown
@@ -91,13 +98,15 @@ class LanguageModel {
 // process has filled.
 std::unique_ptr<LanguageModel> load_language_model(
     std::shared_ptr<const formats::Checkpoint> checkpoint, const CoreSet& cores,
-    const ProgressFn& progress = {}, HeadLoading head = HeadLoading::kNow,
-    Arena* arena = nullptr);
+    const ProgressFn& progress = {}, HeadLoading head = HeadLoading::kNow, Arena* arena = nullptr,
+    const OpenExperts& open_experts = {});  // empty: all experts in memory
 
 // What loading will take, from metadata alone: printed and checked before anything is allocated.
 struct MemoryPlan {
   size_t weight_bytes = 0;  // packed
   size_t head_bytes = 0;    // of them, the head's: not taken before it is needed with kWhenNeeded
+  size_t expert_bytes = 0;  // of them, all routed experts'
+  size_t num_experts = 0, largest_expert_bytes = 0;  // routed ones of all layers
   size_t kv_bytes_per_token = 0;
   size_t scratch_bytes = 0;  // of one workspace that runs up to `max_batch_tokens` at a time
 };

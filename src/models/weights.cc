@@ -33,21 +33,61 @@ kernels::Linear WeightReader::linear(const std::string& name, size_t out_feature
                                      size_t in_features) {
   const TensorView tensor = take(name, {out_features, in_features});
   try {
-    kernels::Linear packed = kernels::Linear::pack(tensor, cores_, &arena_);
-    checkpoint_.release(tensor);
-    advance(tensor);
-    return packed;
+    return pack(tensor);
   } catch (const Error& error) {
     throw error.in(checkpoint_.name() + ": tensor '" + name + "'");
   }
 }
 
+kernels::Linear WeightReader::pack(const TensorView& matrix) {
+  kernels::Linear packed = kernels::Linear::pack(matrix, cores_, &arena_);
+  checkpoint_.release(matrix);
+  advance(matrix);
+  return packed;
+}
+
+kernels::Linear WeightReader::pack(const std::vector<float>& values, size_t rows, size_t columns) {
+  return kernels::Linear::pack({DType::kF32, {rows, columns}, values.data()}, cores_, &arena_);
+}
+
 std::vector<float> WeightReader::vector(const std::string& name, size_t size) {
-  const TensorView tensor = take(name, {size});
-  std::vector<float> values(size);
-  kernels::dequantize(tensor.dtype, tensor.data, values.data(), size);
+  return values_of(take(name, {size}));
+}
+
+std::vector<float> WeightReader::matrix(const std::string& name, size_t rows, size_t columns) {
+  return values_of(take(name, {rows, columns}));
+}
+
+std::vector<float> WeightReader::values_of(const TensorView& tensor) {
+  std::vector<float> values(tensor.shape.elements());
+  kernels::dequantize(tensor.dtype, tensor.data, values.data(), values.size());
   advance(tensor);
   return values;
+}
+
+std::vector<TensorView> WeightReader::experts(const std::string& name, size_t count, size_t rows,
+                                              size_t columns) {
+  std::vector<TensorView> views;
+  if (has(name + ".weight")) {
+    const TensorView all = take(name + ".weight", {count, rows, columns});
+    for (size_t i = 0; i < count; ++i)
+      views.push_back({all.dtype, {rows, columns}, all.row(i * rows)});
+  } else if (!has(name + ".0.weight")) {
+    fail(ErrorKind::kInvalidInput,
+         "{}: there are no tensors '{}' of experts, which their layer needs. The file is "
+         "incomplete: "
+         "fetch or convert it again.",
+         checkpoint_.name(), name);
+  } else {
+    for (size_t i = 0; i < count; ++i)
+      views.push_back(take(fmt::format("{}.{}.weight", name, i), {rows, columns}));
+  }
+  for (const TensorView& view : views)
+    if (columns % traits(view.dtype).block_elements != 0)
+      fail(ErrorKind::kInvalidInput, "{}: tensor '{}' is {} with rows of {}, no whole blocks of {}",
+           checkpoint_.name(), name, weft::name(view.dtype), columns,
+           traits(view.dtype).block_elements);
+  return views;
 }
 
 TensorView WeightReader::mapped(const std::string& name, size_t rows, size_t columns) {

@@ -27,6 +27,13 @@ class WeightReader {
   // Each names the tensor, the shape found and the one expected in its kInvalidInput.
   kernels::Linear linear(const std::string& name, size_t out_features, size_t in_features);
   std::vector<float> vector(const std::string& name, size_t size);
+  std::vector<float> matrix(const std::string& name, size_t rows, size_t columns);  // in f32
+  // Matrices of as many experts, "<name>.weight" (count, rows, columns) or "<name>.J.weight"; they
+  // stay in the mapped file, and pack() may take them from there.
+  std::vector<TensorView> experts(const std::string& name, size_t count, size_t rows,
+                                  size_t columns);
+  kernels::Linear pack(const TensorView& matrix);
+  kernels::Linear pack(const std::vector<float>& values, size_t rows, size_t columns);
   // Stays in the mapped file.
   TensorView mapped(const std::string& name, size_t rows, size_t columns);
   void skip(const std::string& name);  // read elsewhere, or known to mean nothing
@@ -35,6 +42,7 @@ class WeightReader {
 
  private:
   TensorView take(const std::string& name, const Shape& expected);
+  std::vector<float> values_of(const TensorView& tensor);
   void advance(const TensorView& tensor);
 
   const formats::Checkpoint& checkpoint_;
