@@ -115,6 +115,13 @@ void print_json(const text::Generation& g, const Options& options, const text::T
       {"decode_tokens_per_second", g.decode_tokens_per_second()},
   };
   if (g.vocab.mode != text::VocabMode::kOff) out["vocabulary"] = vocabulary_json(g.vocab);
+  if (const text::ExpertStream* const stream = model.experts()) {
+    const text::ExpertCounters c = stream->counters();
+    out["experts"] = {{"slots", stream->num_slots()}, {"experts", stream->num_experts()},
+                      {"hit_rate", c.hit_rate()},     {"misses", c.misses},
+                      {"late", c.late},               {"bytes_read", c.bytes_read},
+                      {"stall_seconds", c.stall_s}};
+  }
   fmt::print("{}\n", out.dump(2));
 }
 
@@ -153,6 +160,7 @@ void generate(const Options& options, StopToken stop) {
   if (options.model.verbose) {
     print_speed(result);
     print_vocabulary(result.vocab);
+    print_expert_counters(loaded.model);
   }
   if (result.reason == text::FinishReason::kCancelled) fail(ErrorKind::kCancelled, "stopped");
 }

@@ -55,6 +55,24 @@ void print_table(const char* title, const ordered_json& values) {
     fmt::print("  {:<44} {}\n", key, value_text(value));
 }
 
+void print_experts(const ordered_json& experts) {
+  if (experts.is_null()) return;
+  fmt::print("\nmixture of experts\n");
+  const auto line = [](const char* name, const std::string& value) {
+    fmt::print("  {:<44} {}\n", name, value);
+  };
+  const auto number = [&](const char* key) { return experts[key].get<size_t>(); };
+  line("stored parameters", count_text(experts["stored_parameters"]));
+  line("computed for a token (active)", count_text(experts["active_parameters"]));
+  line("experts",
+       fmt::format("{} in each of {} groups of layers; {} for a token in each of {} layers",
+                   number("experts_per_group"), number("groups_that_share"),
+                   number("experts_per_token"), number("layers_with_experts")));
+  line("one expert", size_text(experts["one_expert_bytes"]));
+  line("all routed experts", size_text(experts["expert_bytes"]));
+  line("everything else (always in memory)", size_text(experts["resident_bytes"]));
+}
+
 void print_memory(const ordered_json& memory) {
   if (memory.is_null()) return;
   fmt::print("\nmemory to run it\n");
@@ -88,6 +106,7 @@ void print(const ordered_json& model, const Options& options) {
                                  : fmt::format("{} ({} tokens)", one_line(tokenizer["kind"]),
                                                tokenizer["tokens"].get<size_t>()));
   fmt::print("  {:<44} {}\n", "chat template", model["chat_template"].get<bool>() ? "yes" : "none");
+  print_experts(model["experts"]);
   print_memory(model["memory"]);
   print_table("hyper-parameters", model["hyperparameters"]);
   if (model.contains("metadata")) print_table("metadata", model["metadata"]);

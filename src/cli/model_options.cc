@@ -52,6 +52,7 @@ void add_engine_options(CLI::App& command, ModelOptions& options) {
       ->default_str(fmt::format("the model's, up to {}", text::kDefaultContext))
       ->check(CLI::Range(size_t{2}, size_t{1} << 24));
   add_kv_options(command, options.kv);
+  add_expert_options(command, options.experts);
   command.add_flag("--verbose", options.verbose, "Print the memory plan and the sampling values");
 }
 
@@ -75,6 +76,7 @@ LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   how.available_bytes = bench::read_machine().available_bytes;
   how.head = vocab.head_loading();
   options.kv.apply(how, path);
+  options.experts.apply(how);
   if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
   std::unique_ptr<Progress> progress;
   text::TextModel model =

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/thread_pool.h"
+#include "cli/expert_options.h"
 #include "cli/kv_options.h"
 #include "cli/vocab_options.h"
 #include "text/text_model.h"
@@ -19,6 +20,7 @@ struct ModelOptions {
   size_t threads = available_cores();
   size_t context = 0;
   KvOptions kv;
+  ExpertOptions experts;
   bool verbose = false;
 };
 

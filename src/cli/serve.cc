@@ -181,6 +181,7 @@ class Server {
     how.available_bytes = bench::read_machine().available_bytes;
     how.head = options_.vocab.head_loading();
     options_.model.kv.apply(how, named.path);
+    options_.model.experts.apply(how);
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
     auto weights = options_.isolate ? std::make_unique<serve::isolate::SharedWeights>() : nullptr;
     if (weights != nullptr) how.weights = &weights->arena;
@@ -264,6 +265,9 @@ void serve_models(Options& options, StopToken stop) {
          "--phase semi-pd divides the cores between the phases of one model, but there are {}: take "
          "--phase unified, or a server for each",
          options.models.size());
+  if (options.isolate && !options.model.experts.memory.empty())
+    fail(ErrorKind::kUnsupported,
+         "worker processes keep all experts in memory: leave out --isolate, or --expert-memory");
   if (options.isolate && options.vocab.tailors())
     fail(ErrorKind::kUnsupported,
          "worker processes compute the whole vocabulary: leave out --isolate, or --vocab-profile and "

@@ -249,6 +249,29 @@ std::string metrics(const ModelSet& set) {
     print_gauge(out, "weft_vocab_whole_head_bytes", "The whole head in memory; 0: in its file.",
                 labels, vocabulary["whole_head_packed_bytes"].get<double>());
   });
+  each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
+    const text::ExpertStream* const stream = model.model().experts();
+    if (stream == nullptr) return;
+    const text::ExpertCounters c = stream->counters();
+    const auto count = [&](const char* name, const char* help, double value) {
+      print_counter(out, name, help, labels, value);
+    };
+    print_gauge(out, "weft_expert_slots", "Experts that memory holds.", labels,
+                static_cast<double>(stream->num_slots()));
+    print_gauge(out, "weft_experts", "Routed experts of the model.", labels,
+                static_cast<double>(stream->num_experts()));
+    count("weft_expert_hits_total", "Experts that were in memory when a layer first asked.",
+          static_cast<double>(c.hits));
+    count("weft_expert_misses_total", "Experts that had to be read.", static_cast<double>(c.misses));
+    count("weft_expert_late_total", "Of those read, those that a layer had to wait for.",
+          static_cast<double>(c.late));
+    count("weft_expert_failures_total", "Reads of experts that failed twice.",
+          static_cast<double>(c.failures));
+    count("weft_expert_read_bytes_total", "Bytes read for experts.",
+          static_cast<double>(c.bytes_read));
+    count("weft_expert_stall_seconds_total", "Time that forward passes waited for experts.",
+          c.stall_s);
+  });
   const ResidentMemory memory = resident_memory();
   print_gauge(out, "weft_memory_anonymous_bytes", "Resident memory of the process's own.", "",
               static_cast<double>(memory.anonymous_bytes));

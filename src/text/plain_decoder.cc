@@ -406,7 +406,8 @@ size_t BatchDecoder::add_input(size_t index, size_t count, size_t keep_free_toke
   batch_.push_back({.sequence = r.sequence,
                     .tokens = std::span(r.tokens).subspan(r.stored, count),
                     .first_position = r.stored,
-                    .logits = ends_prompt ? LogitsWanted::kLast : LogitsWanted::kNone});
+                    .logits = ends_prompt ? LogitsWanted::kLast : LogitsWanted::kNone,
+                    .may_fail = true});
   return count;
 }
 

@@ -96,8 +96,11 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
     out.chat_template_.emplace(*source, checkpoint.name() + ": chat template");
     out.chat_template_text_ = *std::move(source);
   }
+  models::OpenExperts open_experts;
+  if (out.expert_slots_ != 0)
+    open_experts = open_expert_stream(*options.experts, out.expert_slots_, path, &out.experts_);
   out.model_ = models::load_language_model(out.checkpoint_, cores, progress, options.head,
-                                           options.weights);
+                                           options.weights, open_experts);
   return out;
 }
 
@@ -114,8 +117,17 @@ void TextModel::make_plan() {
     kv_room_ = policy_->peak_blocks(context_) * kernels::kPageTokens;
   }
   const bool waits = options_.head == models::HeadLoading::kWhenNeeded;
-  plan_ = {.weight_bytes = model.weight_bytes - (waits ? model.head_bytes : 0),
-           .kv_bytes = model.kv_bytes_per_token * kv_room_,
+  const size_t kv_bytes = model.kv_bytes_per_token * kv_room_;
+  size_t weight_bytes = model.weight_bytes - (waits ? model.head_bytes : 0);
+  if (options_.experts) {
+    expert_slots_ =
+        plan_expert_slots(options_.experts->budget, model, kv_bytes, checkpoint_->name());
+    if (expert_slots_ == model.num_experts) expert_slots_ = 0;  // all fit: nothing to stream
+    if (expert_slots_ != 0)
+      weight_bytes -= model.expert_bytes - expert_slots_ * expert_slot_bytes(model);
+  }
+  plan_ = {.weight_bytes = weight_bytes,
+           .kv_bytes = kv_bytes,
            .scratch_bytes = model.scratch_bytes,
            .head_bytes = model.head_bytes,
            .context_length = context_,

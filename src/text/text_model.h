@@ -20,6 +20,7 @@
 #include "formats/tokenizer.h"
 #include "models/language_model.h"
 #include "text/decoder.h"
+#include "text/expert_stream/expert_memory.h"
 #include "text/grammar/filter_cache.h"
 
 namespace weft::text {
@@ -43,6 +44,8 @@ struct TextModelOptions {
   size_t available_bytes = SIZE_MAX;  // of memory; loading that needs more is refused
   // kWhenNeeded with heads that are tailored: the whole one stays in the file as long as none asks it.
   models::HeadLoading head = models::HeadLoading::kNow;
+  // A part of a mixture's experts in memory, the others in their file; nothing: all in memory.
+  std::optional<ExpertMemoryOptions> experts = {};
   std::function<void(const TextMemoryPlan&)> on_plan = {};  // before anything is loaded
   Arena* weights = nullptr;  // for the packed weights (models::load_language_model)
 };
@@ -52,7 +55,7 @@ using formats::ChatMessage;
 
 class TextModel {
  public:
-  // kInvalidInput: a context longer than the model's, or a KV policy that cannot be (KvPolicy) or
+  // kInvalidInput: experts are to be streamed and the model has none, a context longer than the model's, or a KV policy that cannot be (KvPolicy) or
   // cannot hold its max_length. kOutOfResources: more memory than `available_bytes`, before any is
   // taken. Else as open_checkpoint and load_language_model.
   static TextModel load(const std::filesystem::path& path, const TextModelOptions& options,
@@ -69,6 +72,7 @@ class TextModel {
   // answer that is asked to be longer is refused, not cut short (Decoder::start).
   bool kv_limits_context() const { return context_ < asked_context_; }
   const TextMemoryPlan& memory_plan() const { return plan_; }
+  const ExpertStream* experts() const { return experts_; }  // null: none are streamed
   const std::shared_ptr<const KvPolicy>& kv_policy() const { return policy_; }  // null: plain
   kernels::KvFormat kv_format() const { return options_.kv_format; }
   // Of the KV cache, in tokens of 16 bit, for one request with a full context; under KvMode::kPressure
@@ -120,6 +124,8 @@ class TextModel {
   std::optional<formats::ChatTemplate> chat_template_;
   std::string chat_template_text_;
   std::shared_ptr<const models::LanguageModel> model_;
+  ExpertStream* experts_ = nullptr;  // the model's
+  size_t expert_slots_ = 0;          // of them; 0: all experts are in memory
   std::vector<std::shared_ptr<const PackedHead>> vocab_heads_;
   VocabMode vocab_default_ = VocabMode::kOff;
   TextModelOptions options_;

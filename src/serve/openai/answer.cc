@@ -6,6 +6,8 @@ namespace weft::serve::openai {
 
 Answer::Answer(ServedModel& model, AnswerRequest request)
     : model_(model), request_(std::move(request)), queue_(std::make_shared<AnswerQueue>()) {
+  if (const text::ExpertStream* const stream = model.model().experts())
+    experts_before_ = stream->counters();
   const formats::Tokenizer& tokenizer = model.model().tokenizer();
   for (const std::vector<text::Token>& prompt : request_.prompts) {
     if (prompt.size() >= model.model().context_length())
@@ -154,6 +156,12 @@ std::optional<KvUsage> Answer::kv_usage() const {
     usage.meta_bytes += choice.job->kv_meta_bytes.load();
   }
   return usage;
+}
+
+std::optional<text::ExpertCounters> Answer::expert_usage() const {
+  const text::ExpertStream* const stream = model_.model().experts();
+  if (stream == nullptr) return std::nullopt;
+  return stream->counters() - experts_before_;
 }
 
 Json Answer::timings() const {

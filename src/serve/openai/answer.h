@@ -59,6 +59,9 @@ class Answer {
   Usage usage() const;
   std::optional<VocabUsage> vocab_usage() const;  // nothing without tailoring
   std::optional<KvUsage> kv_usage() const;        // nothing where all are kept in 16 bit
+  // What experts were read for while the answer was made (for all that were made at that time); nothing
+  // where all are in memory.
+  std::optional<text::ExpertCounters> expert_usage() const;
   Json timings() const;  // llama.cpp's names: prompt_n, prompt_ms, predicted_n, predicted_ms ...
 
  private:
@@ -73,6 +76,7 @@ class Answer {
 
   ServedModel& model_;
   const AnswerRequest request_;
+  text::ExpertCounters experts_before_;
   std::shared_ptr<AnswerQueue> queue_;
   std::vector<Choice> choices_;  // prompt by prompt
   std::vector<std::vector<LogprobEntry>> echo_logprobs_;  // of each prompt

@@ -91,6 +91,12 @@ Json usage_of(const Answer& answer) {
                    {"4", kv->code_bytes[2]},
                    {"2", kv->code_bytes[3]},
                    {"metadata", kv->meta_bytes}}}};
+  if (const auto experts = answer.expert_usage())
+    out["experts"] = {{"hit_rate", experts->hit_rate()},
+                      {"misses", experts->misses},
+                      {"late", experts->late},
+                      {"bytes_read", experts->bytes_read},
+                      {"stall_seconds", experts->stall_s}};
   return out;
 }
 

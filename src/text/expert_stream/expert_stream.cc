@@ -1,0 +1,302 @@
+#include "text/expert_stream/expert_stream.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/error.h"
+
+namespace weft::text {
+
+using models::ExpertPass;
+using Clock = std::chrono::steady_clock;
+
+ExpertCounters ExpertCounters::operator-(const ExpertCounters& before) const {
+  return {.hits = hits - before.hits,
+          .misses = misses - before.misses,
+          .late = late - before.late,
+          .bytes_read = bytes_read - before.bytes_read,
+          .failures = failures - before.failures,
+          .stall_s = stall_s - before.stall_s};
+}
+
+// The wants of a pass: of the layer it computes, and of the one after.
+class ExpertStream::Pass final : public ExpertPass {
+ public:
+  explicit Pass(ExpertStream& stream) : stream_(stream) {}
+  ~Pass() override { end(); }
+
+  void expect(size_t layer, std::span<const uint32_t> experts) override;
+  void visit(size_t layer, std::span<const uint32_t> experts) override;
+  std::span<const Arrival> next(Wait wait) override;
+  void end() noexcept override;
+
+ private:
+  void ask(std::vector<Want>& wants, size_t layer, std::span<const uint32_t> experts, bool needed);
+  void drop(std::vector<Want>& wants);
+  bool is_expected(size_t layer, std::span<const uint32_t> experts) const;
+  size_t gather();  // arrivals_ from what has come and was not given
+
+  ExpertStream& stream_;
+  std::vector<Want> current_, next_;
+  size_t num_given_ = 0;
+  std::array<Want*, kMost> holding_{};  // what the last next() gave
+  size_t num_holding_ = 0;
+  std::array<Arrival, kMost> arrivals_;
+};
+
+void ExpertStream::Pass::ask(std::vector<Want>& wants, size_t layer,
+                             std::span<const uint32_t> experts, bool needed) {
+  wants.clear();
+  wants.reserve(experts.size());  // their addresses are kept
+  stream_.cache_.begin_layer(layer);
+  for (const uint32_t expert : experts) {
+    wants.push_back({.expert = expert,
+                     .layer = layer,
+                     .key = stream_.shape_.key(layer, expert),
+                     .slot = std::nullopt,
+                     .needed = needed});
+    stream_.want(wants.back());
+  }
+}
+
+void ExpertStream::Pass::expect(size_t layer, std::span<const uint32_t> experts) {
+  if (!stream_.options_.prefetch) return;
+  const std::lock_guard lock(stream_.mutex_);
+  drop(next_);
+  ask(next_, layer, experts, false);
+}
+
+bool ExpertStream::Pass::is_expected(size_t layer, std::span<const uint32_t> experts) const {
+  return next_.size() == experts.size() && !next_.empty() && next_.front().layer == layer &&
+         std::equal(experts.begin(), experts.end(), next_.begin(),
+                    [](uint32_t expert, const Want& want) { return want.expert == expert; });
+}
+
+void ExpertStream::Pass::visit(size_t layer, std::span<const uint32_t> experts) {
+  if (stream_.options_.on_visit) stream_.options_.on_visit(layer, experts);
+  const std::lock_guard lock(stream_.mutex_);
+  drop(current_);
+  num_holding_ = num_given_ = 0;
+  if (is_expected(layer, experts)) {
+    std::swap(current_, next_);  // keeps the wants' addresses
+    for (Want& want : current_) {
+      want.needed = true;
+      if (want.slot) ++stream_.needs_[*want.slot];
+      const bool here = want.slot && stream_.slots_[*want.slot].state != State::kLoading;
+      if (!here) ++stream_.counters_.late;
+    }
+    stream_.fill_slots();
+  } else {
+    drop(next_);
+    const uint64_t misses = stream_.counters_.misses;
+    ask(current_, layer, experts, true);
+    stream_.counters_.late += stream_.counters_.misses - misses;
+    stream_.fill_slots();  // what this layer waits for outranks what others expect
+  }
+}
+
+size_t ExpertStream::Pass::gather() {
+  num_holding_ = 0;
+  for (Want& want : current_) {
+    if (num_holding_ == kMost) break;
+    if (want.given || !want.slot) continue;
+    const Slot& slot = stream_.slots_[*want.slot];
+    if (slot.state == State::kLoading) continue;
+    want.given = true;
+    const bool ready = slot.state == State::kReady;
+    arrivals_[num_holding_] = {.expert = want.expert,
+                               .mlp = ready ? &slot.mlp : nullptr,
+                               .error = ready ? nullptr : &*slot.error};
+    holding_[num_holding_++] = &want;
+  }
+  num_given_ += num_holding_;
+  return num_holding_;
+}
+
+std::span<const ExpertPass::Arrival> ExpertStream::Pass::next(Wait wait) {
+  std::unique_lock lock(stream_.mutex_);
+  for (size_t i = 0; i < num_holding_; ++i) stream_.release(*holding_[i]);
+  if (num_holding_ != 0) stream_.fill_slots();
+  if (gather() != 0 || wait == Wait::kNo || num_given_ == current_.size())
+    return std::span(arrivals_).first(num_holding_);
+  const Clock::time_point begin = Clock::now();
+  const bool came =
+      stream_.come_.wait_for(lock, stream_.options_.patience, [this] { return gather() != 0; });
+  stream_.counters_.stall_s += std::chrono::duration<double>(Clock::now() - begin).count();
+  if (!came)
+    fail(ErrorKind::kTimeout, "waited {} s for an expert of layer {} from {}",
+         stream_.options_.patience.count(), current_.front().layer, stream_.source_->describe());
+  return std::span(arrivals_).first(num_holding_);
+}
+
+void ExpertStream::Pass::drop(std::vector<Want>& wants) {
+  for (Want& want : wants) stream_.release(want);
+  wants.clear();
+}
+
+void ExpertStream::Pass::end() noexcept {
+  const std::lock_guard lock(stream_.mutex_);
+  num_holding_ = num_given_ = 0;
+  drop(current_);
+  drop(next_);
+  stream_.fill_slots();
+}
+
+ExpertStream::ExpertStream(const models::ExpertTable& table, RecordTable records,
+                           std::unique_ptr<RecordSource> source, ExpertStreamOptions options)
+    : shape_{table.num_layers, table.layers_per_group, table.num_groups, table.experts_per_group},
+      records_(std::move(records)),
+      source_(std::move(source)),
+      options_(std::move(options)),
+      slot_bytes_(records_.largest_bytes),
+      arena_(std::min(options_.num_slots, shape_.num_experts()) * slot_bytes_, "slots for experts"),
+      cache_(shape_, std::min(options_.num_slots, shape_.num_experts()), options_.policy),
+      slots_(cache_.num_slots()),
+      may_go_(cache_.num_slots(), 0),
+      needs_(cache_.num_slots(), 0) {
+  WEFT_ASSERT(options_.num_readers != 0);
+  for (size_t i = 0; i < options_.num_readers; ++i)
+    readers_.emplace_back([this] { read_records(); });
+}
+
+ExpertStream::~ExpertStream() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  to_read_.notify_all();
+  for (std::thread& reader : readers_) reader.join();
+}
+
+std::unique_ptr<ExpertPass> ExpertStream::make_pass() { return std::make_unique<Pass>(*this); }
+
+ExpertCounters ExpertStream::counters() const {
+  const std::lock_guard lock(mutex_);
+  return counters_;
+}
+
+std::string ExpertStream::describe() const {
+  return fmt::format("{} of {} experts in memory, read from {}; policy {}{}", num_slots(),
+                     num_experts(), source_->describe(), name(options_.policy),
+                     options_.prefetch ? "" : ", on demand");
+}
+
+// The first time that a pass asks for an expert.
+void ExpertStream::want(Want& want) {
+  cache_.use(want.key, want.layer);
+  const bool hit = cache_.slot_of(want.key).has_value();
+  ++(hit ? counters_.hits : counters_.misses);
+  // What comes later in the pass must not overtake what it waits for.
+  const bool in_turn = hit || waiting_.empty();
+  if (!in_turn || !hold_or_place(want)) waiting_.push_back(&want);
+}
+
+// False: there is no slot to be had.
+bool ExpertStream::hold_or_place(Want& want) {
+  std::optional<size_t> at = cache_.slot_of(want.key);
+  if (!at) {
+    at = cache_.place(want.key, want.layer, may_go_);
+    if (!at) return false;
+    Slot& slot = slots_[*at];
+    WEFT_ASSERT(slot.holds == 0 && slot.state != State::kLoading);
+    slot.state = State::kLoading;
+    slot.error.reset();
+    jobs_.push_back({*at, want.key, next_order_++});
+    to_read_.notify_one();
+  }
+  want.slot = at;
+  ++slots_[*at].holds;
+  if (want.needed) ++needs_[*at];
+  may_go_[*at] = 0;
+  return true;
+}
+
+void ExpertStream::release(Want& want) {
+  if (!want.slot) {
+    waiting_.remove(&want);
+    return;
+  }
+  const size_t at = *std::exchange(want.slot, std::nullopt);
+  Slot& slot = slots_[at];
+  if (want.needed) --needs_[at];
+  if (--slot.holds != 0) return;
+  if (slot.state == State::kReady) may_go_[at] = 1;
+  if (slot.state == State::kFailed) {
+    slot.state = State::kEmpty;
+    cache_.forget(at);
+  }
+}
+
+// Gives free slots to those who wait: first for layers that are being computed, then, when none of
+// those waits any more, for what is expected.
+void ExpertStream::fill_slots() {
+  for (const bool needed : {true, false})
+    for (auto it = waiting_.begin(); it != waiting_.end();) {
+      if ((*it)->needed != needed) {
+        ++it;
+        continue;
+      }
+      if (!hold_or_place(**it)) return;
+      it = waiting_.erase(it);
+      come_.notify_all();  // it may be one that is ready already
+    }
+}
+
+// The oldest that a layer waits for, else the oldest.
+ExpertStream::Job ExpertStream::take_job() {
+  auto best = jobs_.begin();
+  for (auto it = jobs_.begin(); it != jobs_.end(); ++it) {
+    const bool first = needs_[it->slot] != 0, best_first = needs_[best->slot] != 0;
+    if (first != best_first ? first : it->order < best->order) best = it;
+  }
+  const Job job = *best;
+  jobs_.erase(best);
+  return job;
+}
+
+void ExpertStream::read_records() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    to_read_.wait(lock, [this] { return closing_ || !jobs_.empty(); });
+    if (closing_) return;
+    const Job job = take_job();
+    const size_t group = job.key / shape_.experts_per_group;
+    const size_t expert = job.key % shape_.experts_per_group;
+    uint8_t* const record = arena_.data() + job.slot * slot_bytes_;
+    lock.unlock();
+    std::optional<Error> error;
+    size_t bytes = 0;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      error.reset();
+      try {
+        bytes = source_->read(group, expert, record);
+        break;
+      } catch (const Error& caught) {
+        error = caught;
+      }
+    }
+    lock.lock();
+    Slot& slot = slots_[job.slot];
+    counters_.bytes_read += bytes;
+    slot.state = error ? State::kFailed : State::kReady;
+    slot.error = std::move(error);
+    if (slot.state == State::kReady) {
+      slot.mlp = records_.layouts[group].expert_at(record);
+    } else {
+      ++counters_.failures;
+    }
+    if (slot.holds == 0) {  // whoever wanted it has gone
+      if (slot.state == State::kReady) {
+        may_go_[job.slot] = 1;
+      } else {
+        slot.state = State::kEmpty;
+        cache_.forget(job.slot);
+      }
+      fill_slots();
+    }
+    come_.notify_all();
+  }
+}
+
+}  // namespace weft::text

@@ -1,0 +1,123 @@
+// Experts that do not fit into memory (Megrez2, arXiv 2507.17728, §streaming; docs/megrez2.md).
+// Some slots hold the experts that were wanted last; the others are read when a layer wants them,
+// by reader threads, and with pre-gated routing a whole layer before. The answers are bit for bit
+// those of a model whose experts are all in memory.
+//
+// A slot is empty, loading, ready or failed; it is held by the passes that wait for or compute with
+// it, and only a ready slot that nobody holds gives its place to another expert. A pass computes
+// with what has come before it waits for more, and what it expects takes slots only while nobody
+// waits for one: so passes in several threads cannot wait for each other.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/buffer.h"
+#include "models/expert_store.h"
+#include "text/expert_stream/expert_cache.h"
+#include "text/expert_stream/record_source.h"
+
+namespace weft::text {
+
+struct ExpertCounters {
+  uint64_t hits = 0;    // wanted by a layer, and in a slot when it was first asked for
+  uint64_t misses = 0;  // had to be read,
+  uint64_t late = 0;    // and of those, had not come when the layer needed it
+  uint64_t bytes_read = 0, failures = 0;
+  double stall_s = 0;  // forward passes waited
+
+  double hit_rate() const {
+    return hits + misses == 0 ? 1 : static_cast<double>(hits) / static_cast<double>(hits + misses);
+  }
+  ExpertCounters operator-(const ExpertCounters& before) const;
+};
+
+struct ExpertStreamOptions {
+  size_t num_slots = 0;  // 1 or more
+  ExpertPolicy policy = ExpertPolicy::kExpected;
+  bool prefetch = true;  // reads begin when a pre-gate tells, else when the layer itself asks
+  size_t num_readers = 2;
+  std::chrono::seconds patience{120};  // for one expert; then kTimeout
+  // Called for each layer of each pass (a trace), from the pass's thread.
+  std::function<void(size_t layer, std::span<const uint32_t> experts)> on_visit = {};
+};
+
+class ExpertStream final : public models::ExpertStore {
+ public:
+  ExpertStream(const models::ExpertTable& table, RecordTable records,
+               std::unique_ptr<RecordSource> source, ExpertStreamOptions options);
+  ~ExpertStream() override;
+
+  std::unique_ptr<models::ExpertPass> make_pass() override;
+  size_t memory_bytes() const override { return arena_.bytes(); }
+  size_t num_slots() const { return slots_.size(); }
+  size_t num_experts() const { return shape_.num_experts(); }
+  const ExpertCacheShape& shape() const { return shape_; }
+  std::string describe() const;  // one line: slots, where they are read from, policy
+  ExpertCounters counters() const;
+
+ private:
+  class Pass;
+  enum class State : uint8_t { kEmpty, kLoading, kReady, kFailed };
+  struct Slot {
+    State state = State::kEmpty;
+    size_t holds = 0;  // wants of passes
+    models::Mlp mlp;   // when ready
+    std::optional<Error> error;
+  };
+  // One expert that a pass wants.
+  struct Want {
+    uint32_t expert = 0;
+    size_t layer = 0, key = 0;
+    std::optional<size_t> slot;  // which it holds
+    bool needed = false;         // by the layer that is being computed, not by the next
+    bool given = false;
+  };
+  struct Job {
+    size_t slot = 0, key = 0;
+    uint64_t order = 0;
+  };
+
+  // All with mutex_ held.
+  void want(Want& want);
+  bool hold_or_place(Want& want);
+  void release(Want& want);
+  void fill_slots();
+  Job take_job();
+
+  void read_records();  // a reader thread
+
+  const ExpertCacheShape shape_;
+  const RecordTable records_;
+  const std::unique_ptr<RecordSource> source_;
+  const ExpertStreamOptions options_;
+  const size_t slot_bytes_;
+  Buffer arena_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable come_, to_read_;
+  ExpertCache cache_;
+  std::vector<Slot> slots_;
+  std::vector<uint8_t> may_go_;  // by slot: ready, and held by nobody
+  std::list<Want*> waiting_;     // for a slot, in the order of asking
+  std::deque<Job> jobs_;
+  std::vector<size_t> needs_;  // by slot: wants of layers that are being computed
+  uint64_t next_order_ = 0;
+  ExpertCounters counters_;
+  bool closing_ = false;
+
+  std::vector<std::thread> readers_;
+};
+
+}  // namespace weft::text
