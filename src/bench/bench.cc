@@ -27,6 +27,8 @@ constexpr Bench kBenches[] = {
     {"flashoverlap", "Products whose sums over the ranks travel while they are computed",
      "mpirun -n 2 weft bench flashoverlap --threads 1 --quick", false, false,
      run_flashoverlap, true},
+    {"megrez2", "A mixture with a part of its experts in memory: speed, hits, predicted and measured",
+     "weft bench megrez2 --quick --peer build/peer/bin/llama-bench", true, false, run_megrez2},
 };
 
 }  // namespace

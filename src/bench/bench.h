@@ -62,6 +62,7 @@ Report run_isolate(const BenchOptions& options);
 Report run_kernels(const BenchOptions& options);
 Report run_kv(const BenchOptions& options);
 Report run_flashoverlap(const BenchOptions& options);
+Report run_megrez2(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up
 

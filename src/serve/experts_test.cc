@@ -63,10 +63,10 @@ TEST_F(ServedExperts, answers_are_the_same_and_usage_tells_what_was_read) {
   EXPECT_EQ(got["choices"][0]["text"], want["choices"][0]["text"]);
   EXPECT_FALSE(want["usage"].contains("experts"));
   const Json usage = got["usage"]["experts"];
-  EXPECT_GT(usage["misses"], 0);
-  EXPECT_GT(usage["bytes_read"], 0);
-  EXPECT_GT(usage["hit_rate"], 0);
-  EXPECT_LT(usage["hit_rate"], 1);
+  EXPECT_GT(usage["misses"].get<size_t>(), 0U);
+  EXPECT_GT(usage["bytes_read"].get<size_t>(), 0U);
+  EXPECT_GT(usage["hit_rate"].get<double>(), 0);
+  EXPECT_LT(usage["hit_rate"].get<double>(), 1);
 }
 
 TEST_F(ServedExperts, a_budget_that_holds_all_streams_nothing) {

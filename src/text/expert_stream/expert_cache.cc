@@ -10,7 +10,17 @@ namespace weft::text {
 namespace {
 
 constexpr float kHalfLife = 16;  // passes of a group, about as many tokens
-const float kDecay = std::exp2(-1 / kHalfLife);
+
+float decay_of(uint64_t passes) {
+  static const auto decays = [] {
+    std::array<float, 512> table{};
+    for (size_t i = 0; i < table.size(); ++i)
+      table[i] = std::exp2(-static_cast<float>(i) / kHalfLife);
+    return table;
+  }();
+  return passes < decays.size() ? decays[passes] : 0;
+}
+
 constexpr float kRarest = 1e-3f;  // a frequency below this counts as this
 
 constexpr std::array<std::string_view, 4> kNames = {"expected", "lru", "lfu", "least-stale"};
@@ -58,23 +68,22 @@ void ExpertCache::use(size_t key, size_t layer) {
   const size_t group = layer / shape_.layers_per_group;
   History& history = history_[key];
   if (history.last_pass != group_passes_[group]) {
-    history.frequency = frequency_now(history, group) + (1 - kDecay);
+    history.frequency = decayed(history, group) + (1 - decay_of(1));
     history.last_pass = group_passes_[group];
   }
   ++history.uses;
   history.last_use = ++now_;
 }
 
-float ExpertCache::frequency_now(const History& history, size_t group) const {
+float ExpertCache::decayed(const History& history, size_t group) const {
   if (history.last_pass == 0) return 0;
-  static const auto decays = [] {
-    std::array<float, 512> table{};
-    for (size_t i = 0; i < table.size(); ++i)
-      table[i] = std::exp2(-static_cast<float>(i) / kHalfLife);
-    return table;
-  }();
-  const uint64_t passes = group_passes_[group] - history.last_pass;
-  return passes < decays.size() ? history.frequency * decays[passes] : 0;
+  return history.frequency * decay_of(group_passes_[group] - history.last_pass);
+}
+
+// What the group's passes so far say: one that was used in each of them counts 1 from the first on.
+float ExpertCache::frequency_now(const History& history, size_t group) const {
+  const float seen = 1 - decay_of(group_passes_[group]);
+  return seen > 0 ? decayed(history, group) / seen : 0;
 }
 
 // Layers until the group's next turn, then as many rounds as its frequency makes likely.

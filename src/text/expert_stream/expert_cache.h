@@ -54,6 +54,7 @@ class ExpertCache {
     uint64_t last_use = 0, uses = 0;
   };
   static constexpr size_t kNone = SIZE_MAX;
+  float decayed(const History& history, size_t group) const;
   float frequency_now(const History& history, size_t group) const;
   double expected_wait(size_t key, size_t layer) const;
   // The larger, the sooner it goes.

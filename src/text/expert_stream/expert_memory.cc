@@ -48,7 +48,7 @@ ExpertBudget parse_expert_budget(std::string_view text) {
     constexpr std::array<std::pair<std::string_view, double>, 5> kUnits = {
         {{"", 1.0}, {"K", 1024.0}, {"M", 1048576.0}, {"G", 1073741824.0}, {"T", 1099511627776.0}}};
     for (const auto& [name, factor] : kUnits)
-      if ((unit == name || (unit.size() == 2 && unit[0] == name[0] && unit[1] == 'B')) &&
+      if ((unit == name || (!name.empty() && unit == std::string(name) + "B")) &&
           value * factor < 1e18)
         return {.bytes = std::max<size_t>(1, static_cast<size_t>(value * factor))};
   }

@@ -187,8 +187,9 @@ void ExpertStream::want(Want& want) {
   cache_.use(want.key, want.layer);
   const bool hit = cache_.slot_of(want.key).has_value();
   ++(hit ? counters_.hits : counters_.misses);
-  // What comes later in the pass must not overtake what it waits for.
-  const bool in_turn = hit || waiting_.empty();
+  // What is expected must not hold a slot, not even its own, that a layer may be waiting for; what
+  // a layer needs and has is computed with, and lets go, soon.
+  const bool in_turn = waiting_.empty() || (hit && want.needed);
   if (!in_turn || !hold_or_place(want)) waiting_.push_back(&want);
 }
 

@@ -95,7 +95,9 @@ TEST(expert_stream, is_bit_equal_to_all_in_memory) {
                 << (prefetch ? "pre-gated" : "on demand") << ", chunks of " << chunk;
           const ExpertCounters counters = streamed.stream->counters();
           EXPECT_GT(counters.hits + counters.misses, 0U);
-          if (slots == kAll) EXPECT_LE(counters.misses, kAll) << "each is read once";
+          if (slots == kAll) {
+            EXPECT_LE(counters.misses, kAll) << "each is read once";
+          }
         }
   }
 }

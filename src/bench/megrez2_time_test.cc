@@ -1,0 +1,40 @@
+#include "bench/megrez2_time.h"
+
+#include <gtest/gtest.h>
+
+namespace weft::bench {
+namespace {
+
+// Two layers with two experts each; one token after another.
+text::ExpertTrace trace_of(size_t tokens) {
+  text::ExpertTrace trace{{2, 1, 2, 4}, {}};
+  for (size_t t = 0; t < tokens; ++t)
+    for (size_t layer = 0; layer < 2; ++layer) trace.visits.push_back({layer, {0, 1}});
+  return trace;
+}
+constexpr LayerParts kParts{
+    .layer_s = 10, .attention_s = 4, .shared_s = 2, .expert_s = 2, .rest_s = 5};
+
+TEST(megrez2_time, all_hits_take_what_is_computed) {
+  for (const bool prefetch : {true, false})
+    EXPECT_DOUBLE_EQ(predict_seconds(trace_of(3), std::vector<uint32_t>(6), kParts, 100, prefetch),
+                     3 * (5 + 2 * 10));
+}
+
+TEST(megrez2_time, one_miss_is_hidden_by_the_layer_before) {
+  // Layer 1 misses one of two. On demand it is asked for after the attention, and the hit and the
+  // shared expert hide 4 of its 9; pre-gated it is asked for one MLP and one attention earlier.
+  const std::vector<uint32_t> misses = {0, 1};
+  EXPECT_DOUBLE_EQ(predict_seconds(trace_of(1), misses, kParts, 9, false), 5 + 20 + (9 - 4));
+  EXPECT_DOUBLE_EQ(predict_seconds(trace_of(1), misses, kParts, 9, true), 5 + 20);
+  EXPECT_DOUBLE_EQ(predict_seconds(trace_of(1), misses, kParts, 20, true),
+                   5 + 20 + (20 - (6 + 4 + 4)));
+}
+
+TEST(megrez2_time, one_disk_reads_one_expert_after_the_other) {
+  EXPECT_DOUBLE_EQ(predict_seconds(trace_of(1), {2, 2}, kParts, 100, false),
+                   5 + 4 + 200 + 2 + 4 + 200 + 2);
+}
+
+}  // namespace
+}  // namespace weft::bench
