@@ -29,6 +29,8 @@ constexpr Bench kBenches[] = {
      run_flashoverlap, true},
     {"megrez2", "A mixture with a part of its experts in memory: speed, hits, predicted and measured",
      "weft bench megrez2 --quick --peer build/peer/bin/llama-bench", true, false, run_megrez2},
+    {"tasp", "Attention of one long prompt over ranks: TASP, direct, Zigzag-Ring, Ring",
+     "mpirun -n 4 weft bench tasp --threads 1 --quick", true, false, run_tasp, true},
 };
 
 }  // namespace

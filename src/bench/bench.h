@@ -29,6 +29,13 @@ struct ServeBenchOptions {
   std::filesystem::path resume = {};   // ServeRecord
 };
 
+// Of `bench tasp` alone. Empty and 0: the bench's choice.
+struct TaspBenchOptions {
+  std::vector<size_t> tokens = {};      // of the sequence, in attention alone
+  size_t heads = 0;                     // of 64; as many of keys and values
+  std::filesystem::path topology = {};  // of the links, for predictions
+};
+
 struct BenchOptions {
   bool quick = false;  // under a minute on two cores
   std::vector<size_t> threads = {1, 2};
@@ -37,6 +44,7 @@ struct BenchOptions {
   ServeBenchOptions serve;
   const comm::Communicator* ranks = nullptr;  // of the job, where a launcher started one
   std::filesystem::path trace = {};           // a timeline for chrome://tracing, of benches on ranks
+  TaspBenchOptions tasp = {};
   StopToken stop;
 };
 
@@ -63,6 +71,7 @@ Report run_kernels(const BenchOptions& options);
 Report run_kv(const BenchOptions& options);
 Report run_flashoverlap(const BenchOptions& options);
 Report run_megrez2(const BenchOptions& options);
+Report run_tasp(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up
 

@@ -82,6 +82,19 @@ void add_load_options(CLI::App& command, bench::ServeBenchOptions& load) {
   command.add_option("--svg", load.svg, "Draw goodput over the rate into this file");
 }
 
+void add_tasp_options(CLI::App& command, bench::TaspBenchOptions& tasp) {
+  command.add_option("--tokens", tasp.tokens, "Lengths of the sequence, in attention alone")
+      ->delimiter(',')
+      ->default_str("2048,4096,8192; 2048 if quick")
+      ->check(CLI::Range(size_t{1}, size_t{1} << 22));
+  command.add_option("--heads", tasp.heads, "Of 64 values, as many of keys and values")
+      ->default_str("8")
+      ->check(CLI::Range(size_t{1}, size_t{256}));
+  command.add_option("--topology", tasp.topology,
+                     "What predictions go by (weft doctor --ranks writes one)")
+      ->type_name("FILE");
+}
+
 void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken stop) {
   CLI::App* command = parent.add_subcommand(bench.name, bench.description);
   command->footer(std::string("Example: ") + bench.example);
@@ -94,6 +107,7 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
     command->add_option("--peer", options->peer,
                         "llama-bench of a llama.cpp build (tools/build_peer.sh makes one)");
   }
+  if (bench.run == bench::run_tasp) add_tasp_options(*command, options->bench.tasp);
   if (bench.takes_load) add_load_options(*command, options->bench.serve);
   command->add_option("--threads", options->bench.threads, "Thread counts")
       ->delimiter(',')

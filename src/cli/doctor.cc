@@ -1,17 +1,25 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "bench/limits.h"
 #include "bench/machine.h"
+#include "bench/report.h"
 #include "cli/commands.h"
 #include "cli/default_model.h"
+#include "comm/link_meter.h"
+#include "comm/mpi_transport.h"
+#include "comm/topology.h"
 #include "kernels/isa.h"
 
 namespace weft::cli {
@@ -25,8 +33,9 @@ constexpr bench::Product kProducts[] = {bench::Product::kInt8, bench::Product::k
 constexpr const char* kProductNames[] = {"int8", "bf16", "f32"};
 
 struct Options {
-  bool json = false;
+  bool json = false, ranks = false;
   std::string disk_file;
+  std::filesystem::path topology_file;
 };
 
 struct Limits {
@@ -150,7 +159,57 @@ void print_table(const bench::Machine& machine, const Limits& limits,
   for (const Advice& a : advice) fmt::print("! {}\n  -> {}\n", a.problem, a.remedy);
 }
 
+// Links between the ranks of a job. Rank 0 prints and writes; advice where pairs share something.
+void examine_links(const Options& options) {
+  const std::unique_ptr<comm::MpiJob> job = comm::MpiJob::join();
+  const comm::Communicator& ranks = job->ranks();
+  try {
+    const std::vector<comm::PairSpeed> pairs = comm::measure_links(ranks);
+    if (ranks.rank() != 0) return;
+    const size_t n = ranks.size();
+    fmt::print("{} ranks, {}\n", n, job->library());
+    fmt::print("from  to  latency      alone          all at once\n");
+    double slowest = 1e300, fastest = 0, least_share = 1;
+    for (size_t from = 0; from < n; ++from)
+      for (size_t to = 0; to < n; ++to) {
+        if (from == to) continue;
+        const comm::PairSpeed& pair = pairs[from * n + to];
+        fmt::print("{:>4}{:>4}  {:>7.0f} us  {:>13}  {:>13}  ({} > {})\n", from, to,
+                   pair.latency_s * 1e6, comm::rate_text(pair.bytes_per_s),
+                   comm::rate_text(pair.together_bytes_per_s), ranks.host(from), ranks.host(to));
+        slowest = std::min(slowest, pair.bytes_per_s);
+        fastest = std::max(fastest, pair.bytes_per_s);
+        least_share = std::min(least_share, pair.together_bytes_per_s / pair.bytes_per_s);
+      }
+    if (fastest > 2 * slowest)
+      fmt::print(
+          "! The slowest link has {} of the fastest.\n  -> All ranks wait for it: look at its "
+          "cable, port or route.\n",
+          bench::percent(slowest / fastest).text);
+    if (n > 2 && least_share < 0.6)
+      fmt::print(
+          "! With all pairs at once, one has {} of its speed alone: pairs share a port or "
+          "switch.\n  -> TASP gains little here (weft topo FILE says how much).\n",
+          bench::percent(least_share).text);
+    if (!options.topology_file.empty()) {
+      AtomicFile file(options.topology_file);
+      file.write(comm::topology_json(pairs, n));
+      file.commit();
+      fmt::print("written: {}\n", options.topology_file.string());
+    }
+  } catch (const Error& error) {
+    fmt::print(stderr, "weft: rank {}: {}\n", ranks.rank(), error.what());
+    job->end_job(exit_code(error.kind()));
+  }
+}
+
 void doctor(const Options& options) {
+  if (options.ranks) {
+    if (!comm::is_launched_as_rank())
+      fail(ErrorKind::kInvalidInput,
+           "--ranks measures the links of several ranks. Example: mpirun -n 4 weft doctor --ranks");
+    return examine_links(options);
+  }
   const bench::Machine machine = bench::read_machine();
   const std::vector<Advice> advice = examine(machine);
   const Limits limits = measure(machine, options.disk_file);
@@ -172,6 +231,13 @@ void add_doctor(CLI::App& program, StopToken) {
   command->add_option(
       "--disk", options->disk_file,
       "Also measure reading this file (a model) from its disk, the page cache emptied");
+  command->add_flag("--ranks", options->ranks,
+                    "Under mpirun or srun: latency and rate of every pair of ranks, alone and all "
+                    "at once");
+  command
+      ->add_option("--topology", options->topology_file,
+                   "With --ranks: also write them as a topology file, for weft topo")
+      ->type_name("FILE");
   command->callback([options] { doctor(*options); });
 }
 

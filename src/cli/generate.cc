@@ -96,9 +96,8 @@ void print_vocabulary(const text::VocabUse& use) {
 }
 
 nlohmann::ordered_json vocabulary_json(const text::VocabUse& use) {
-  return {{"mode", name(use.mode)},        {"size", use.size},
-          {"static", use.static_size},     {"dynamic", use.dynamic_size},
-          {"escapes", use.escapes},        {"misses", use.misses},
+  return {{"mode", name(use.mode)},          {"size", use.size},       {"static", use.static_size},
+          {"dynamic", use.dynamic_size},     {"escapes", use.escapes}, {"misses", use.misses},
           {"rejected_drafts", use.rejected}, {"whole_head", use.whole}};
 }
 
@@ -137,6 +136,7 @@ void generate(const Options& options, StopToken stop) {
   const std::vector<text::Token> tokens = encode(options, loaded.model, prompt);
   const auto decoder = loaded.model.make_decoder(loaded.pool->cores());
   text::GenerateOptions generating = options.generate;
+  generating.chunk_tokens = loaded.chunk_tokens;
   generating.vocab = loaded.model.choose_vocab({}, {});
   generating.filter = load_filter(options.form, loaded.model, generating.leading_space);
 
@@ -148,9 +148,8 @@ void generate(const Options& options, StopToken stop) {
     if (std::fflush(stdout) != 0) fail(ErrorKind::kIo, "cannot write the answer to stdout");
     return true;
   };
-  const text::Generation result =
-      text::generate(*decoder, loaded.model.tokenizer(), tokens, generating, print, stop,
-                     progress->callback());
+  const text::Generation result = text::generate(*decoder, loaded.model.tokenizer(), tokens,
+                                                 generating, print, stop, progress->callback());
   progress.reset();
   if (options.json) {
     print_json(result, options, loaded.model);
@@ -185,6 +184,7 @@ void add_generate(CLI::App& program, StopToken stop) {
       ->type_name("TEXT");
   command->add_flag("--json", options->json, "Print one JSON object with the answer and timings");
   add_model_options(*command, options->model);
+  add_rank_options(*command, options->model.ranks);
   add_sampling_options(*command, options->generate.sampling);
   add_answer_form_options(*command, options->form);
   add_vocab_options(*command, options->vocab, Profiles::kOne);

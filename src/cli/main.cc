@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/rank_options.h"
 #include "serve/isolate/worker_main.h"
 
 namespace {
@@ -56,6 +57,13 @@ int run(int argc, char** argv) {
   }
 }
 
+// One line, and the end of all ranks where there are several.
+int end_with(const char* words, int code) {
+  std::fprintf(stderr, "weft: %s%s\n", cli::rank_prefix().c_str(), words);
+  cli::end_job_after_error(code);
+  return code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -63,13 +71,11 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const Error& error) {
-    std::fprintf(stderr, "weft: %s\n", error.what());
-    return exit_code(error.kind());
+    return end_with(error.what(), exit_code(error.kind()));
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "weft: out of memory. Use a smaller --context or a smaller model.\n");
-    return exit_code(ErrorKind::kOutOfResources);
+    return end_with("out of memory. Use a smaller --context or a smaller model.",
+                    exit_code(ErrorKind::kOutOfResources));
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "weft: %s\n", error.what());
-    return 1;
+    return end_with(error.what(), 1);
   }
 }

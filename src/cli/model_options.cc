@@ -24,11 +24,12 @@ void print_model(const text::TextModel& model, size_t threads) {
 
 void print_plan(const text::TextMemoryPlan& plan) {
   const auto mib = [](size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
-  fmt::print(stderr,
-             "memory: {:.0f} MiB of weights + {:.1f} MiB of KV cache for {} tokens ({}) + {:.0f} MiB "
-             "to work in\n",
-             mib(plan.weight_bytes), mib(plan.kv_bytes), plan.context_length, plan.kv,
-             mib(plan.scratch_bytes));
+  fmt::print(
+      stderr,
+      "memory: {:.0f} MiB of weights + {:.1f} MiB of KV cache for {} tokens ({}) + {:.0f} MiB "
+      "to work in\n",
+      mib(plan.weight_bytes), mib(plan.kv_bytes), plan.context_length, plan.kv,
+      mib(plan.scratch_bytes));
 }
 
 void add_model_flag(CLI::App& command, std::filesystem::path& model) {
@@ -77,6 +78,8 @@ LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   how.head = vocab.head_loading();
   options.kv.apply(how, path);
   options.experts.apply(how);
+  how.crew = meet_ranks(options.ranks, path, options.threads);
+  if (how.crew) how.step_tokens = std::max(how.step_tokens, prompt_chunk(*how.crew));
   if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
   std::unique_ptr<Progress> progress;
   text::TextModel model =
@@ -87,7 +90,9 @@ LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   progress.reset();
   tailor(model, vocab, profiles, pool->cores());
   if (options.verbose) print_model(model, options.threads);
-  return {std::move(pool), std::move(model)};
+  if (options.verbose && how.crew)
+    fmt::print(stderr, "ranks: {}, {}\n", how.crew->ranks.size(), how.crew->plan.describe());
+  return {std::move(pool), std::move(model), how.crew ? prompt_chunk(*how.crew) : 512};
 }
 
 }  // namespace weft::cli

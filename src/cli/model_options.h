@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "cli/expert_options.h"
 #include "cli/kv_options.h"
+#include "cli/rank_options.h"
 #include "cli/vocab_options.h"
 #include "text/text_model.h"
 
@@ -21,6 +22,7 @@ struct ModelOptions {
   size_t context = 0;
   KvOptions kv;
   ExpertOptions experts;
+  RankOptions ranks;
   bool verbose = false;
 };
 
@@ -31,6 +33,7 @@ void add_engine_options(CLI::App& command, ModelOptions& options);
 struct LoadedModel {
   std::unique_ptr<ThreadPool> pool;
   text::TextModel model;
+  size_t chunk_tokens = 512;  // of a prompt in one pass; more where ranks share them
 };
 LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab = {});
 void print_plan(const text::TextMemoryPlan& plan);  // one line of memory to come

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
+#include "comm/mpi_transport.h"
 #include "serve/http_server.h"
 #include "serve/semi_pd/executor.h"
 #include "serve/unified_executor.h"
@@ -100,13 +103,14 @@ size_t choose_kv_tokens(const Options& options, const text::TextModel& model) {
 
 // kInvalidInput as the parsers; also for flags that mean nothing together.
 serve::semi_pd::SemiPdOptions semi_pd_options(const Options& options, size_t num_cores) {
-  serve::semi_pd::SemiPdOptions out{.num_cores = num_cores,
-                                    .partition = serve::semi_pd::parse_partition(options.partition, num_cores),
-                                    .chunk_tokens = options.executor.chunk_tokens,
-                                    .max_stall_s = options.executor.max_stall_s,
-                                    .max_running = options.executor.max_running,
-                                    .max_queued = options.executor.max_queued,
-                                    .order = options.executor.order};
+  serve::semi_pd::SemiPdOptions out{
+      .num_cores = num_cores,
+      .partition = serve::semi_pd::parse_partition(options.partition, num_cores),
+      .chunk_tokens = options.executor.chunk_tokens,
+      .max_stall_s = options.executor.max_stall_s,
+      .max_running = options.executor.max_running,
+      .max_queued = options.executor.max_queued,
+      .order = options.executor.order};
   if (!out.partition && options.slo.empty() && out.max_stall_s && num_cores > 1)
     out.partition = serve::semi_pd::by_steps(num_cores, *out.max_stall_s);
   if (!options.slo.empty()) out.controller.slo = serve::semi_pd::parse_slo(options.slo);
@@ -119,9 +123,10 @@ serve::semi_pd::SemiPdOptions semi_pd_options(const Options& options, size_t num
 
 class Server {
  public:
-  Server(const Options& options, StopToken stop)
+  Server(const Options& options, StopToken stop, std::shared_ptr<parallel::Crew> crew)
       : options_(options),
         stop_(stop),
+        crew_(std::move(crew)),
         named_(named_models(options)),
         profiles_(load_profiles(options.vocab)),
         pool_(options.model.threads),
@@ -143,6 +148,10 @@ class Server {
         stopped_ = true;  // what is under way fails; new requests get 503 meanwhile
         throw *error;
       }
+      if (const auto error = lost_rank()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(500));  // clients get it first
+        throw *error;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     stopped_ = true;
@@ -152,10 +161,11 @@ class Server {
  private:
   void warn() const {
     if (is_loopback(options_.http.host) || !options_.http.api_keys.empty()) return;
-    fmt::print(stderr,
-               "weft: WARNING: listening on {} without an API key: whoever reaches this address may "
-               "use the model. Give --api-key, or --host 127.0.0.1.\n",
-               options_.http.host);
+    fmt::print(
+        stderr,
+        "weft: WARNING: listening on {} without an API key: whoever reaches this address may "
+        "use the model. Give --api-key, or --host 127.0.0.1.\n",
+        options_.http.host);
   }
 
   void load() {
@@ -174,14 +184,15 @@ class Server {
   }
 
   void add(const NamedModel& named, const ProgressFn& progress) {
-    if (options_.vocab.tailors() && options_.model.verbose)
-      print_vocab_plan(named.path, profiles_);
+    if (options_.vocab.tailors() && options_.model.verbose) print_vocab_plan(named.path, profiles_);
     text::TextModelOptions how;
     how.context = options_.model.context;
     how.available_bytes = bench::read_machine().available_bytes;
     how.head = options_.vocab.head_loading();
     options_.model.kv.apply(how, named.path);
     options_.model.experts.apply(how);
+    how.crew = crew_;
+    if (crew_) how.step_tokens = std::max(how.step_tokens, options_.executor.chunk_tokens);
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
     auto weights = options_.isolate ? std::make_unique<serve::isolate::SharedWeights>() : nullptr;
     if (weights != nullptr) how.weights = &weights->arena;
@@ -194,6 +205,11 @@ class Server {
     auto running = make_executor(*model, isolation.get());
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
                                                      std::move(running), std::move(isolation)));
+  }
+
+  std::optional<Error> lost_rank() const {
+    const std::scoped_lock lock(lost_mutex_);
+    return lost_;
   }
 
   std::unique_ptr<serve::isolate::Isolation> isolate(
@@ -223,9 +239,13 @@ class Server {
     if (options_.phase == "unified") {
       if (isolation == nullptr) decoder.pool = model.make_pool(decoder.capacity_tokens);
       decoder.pool->make_resident();
+      serve::UnifiedOptions how = options_.executor;
+      how.on_lost = [this](const Error& error) {
+        const std::scoped_lock lock(lost_mutex_);
+        lost_ = error;
+      };
       return serve::make_unified_executor(model.make_decoder(pool_.cores(), decoder),
-                                          model.tokenizer(), options_.executor, pool_.cores(),
-                                          turns_);
+                                          model.tokenizer(), how, pool_.cores(), turns_);
     }
     semi_pd_.kv_tokens = decoder.capacity_tokens;
     semi_pd_.isolation = isolation;
@@ -242,6 +262,9 @@ class Server {
 
   const Options& options_;
   StopToken stop_;
+  mutable std::mutex lost_mutex_;  // guards lost_
+  std::optional<Error> lost_;
+  const std::shared_ptr<parallel::Crew> crew_;  // none: one process
   const std::vector<NamedModel> named_;
   const std::vector<text::VocabProfile> profiles_;
   ThreadPool pool_;
@@ -272,7 +295,20 @@ void serve_models(Options& options, StopToken stop) {
     fail(ErrorKind::kUnsupported,
          "worker processes compute the whole vocabulary: leave out --isolate, or --vocab-profile and "
          "--vocab-mode");
-  Server(options, stop).run();
+  std::shared_ptr<parallel::Crew> crew;
+  if (comm::is_launched_as_rank()) {
+    const std::vector<NamedModel> models = named_models(options);
+    if (models.size() > 1 || options.phase != "unified" || options.isolate)
+      fail(ErrorKind::kUnsupported,
+           "several ranks serve one model, with --phase unified and without --isolate: leave the "
+           "other flags out");
+    crew = meet_ranks(options.model.ranks, models.front().path, options.model.threads);
+    if (crew->plan.sequence > 1)
+      options.executor.chunk_tokens = std::max(options.executor.chunk_tokens, prompt_chunk(*crew));
+  } else {
+    meet_ranks(options.model.ranks, {}, 1);  // refuses what needs ranks
+  }
+  Server(options, stop, std::move(crew)).run();
 }
 
 void add_network_options(CLI::App& command, Options& options) {
@@ -313,7 +349,8 @@ void add_batching_options(CLI::App& command, Options& options) {
   const auto add = [&](const char* flag, auto& value, const char* text) {
     return command.add_option(flag, value, text)->group(group);
   };
-  add("--kv-tokens", options.kv_tokens, "KV cache of a model in tokens of 16 bit, all requests together")
+  add("--kv-tokens", options.kv_tokens,
+      "KV cache of a model in tokens of 16 bit, all requests together")
       ->default_str("four contexts, within a third of the free memory")
       ->check(CLI::Range(size_t{32}, size_t{1} << 30));
   add("--chunk", options.executor.chunk_tokens, "Most prompt tokens in one step")
@@ -369,8 +406,7 @@ void add_phase_options(CLI::App& command, Options& options) {
 
 void add_serve(CLI::App& program, StopToken stop) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      program.add_subcommand("serve", "Serve OpenAI's API and a page to chat with");
+  CLI::App* command = program.add_subcommand("serve", "Serve OpenAI's API and a page to chat with");
   command
       ->add_option("--model", options->models,
                    "A .gguf file or Hugging Face folder, as FILE or NAME=FILE; may be repeated")
@@ -378,6 +414,7 @@ void add_serve(CLI::App& program, StopToken stop) {
       ->default_str("$WEFT_MODEL, or the one that ./run fetches")
       ->type_name("[NAME=]FILE");
   add_engine_options(*command, options->model);
+  add_rank_options(*command, options->model.ranks);
   add_network_options(*command, *options);
   add_batching_options(*command, *options);
   add_phase_options(*command, *options);

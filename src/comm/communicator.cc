@@ -111,12 +111,12 @@ struct Request::State final : Ongoing {
     if (auto complaint = transport->complaint_about(flight->peer())) fail_with(complaint->in(what));
   }
 
-  void wait() {
+  void wait(Patience patience) {
     const auto begin = Clock::now();
     while (!advance()) {
       throw_if_lost();
       const auto waited = Clock::now() - begin;
-      if (waited > timeout)
+      if (waited > timeout && patience == Patience::kTimeout)
         if (const auto flight = missing())
           fail_with(Error(
               ErrorKind::kTimeout,
@@ -165,8 +165,8 @@ Request::~Request() { finish_quietly(); }
 void Request::finish_quietly() noexcept {
   if (!state_) return;
   try {
-    state_->wait();  // the buffers may go away after this
-  } catch (...) {    // whoever waits for the next message will hear of it
+    state_->wait(Patience::kTimeout);  // the buffers may go away after this
+  } catch (...) {                      // whoever waits for the next message will hear of it
   }
 }
 
@@ -183,9 +183,9 @@ bool Request::test() {
   return true;
 }
 
-void Request::wait() {
+void Request::wait(Patience patience) {
   if (!state_) return;
-  state_->wait();
+  state_->wait(patience);
   state_.reset();
 }
 

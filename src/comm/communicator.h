@@ -35,6 +35,10 @@ struct CommunicatorOptions {
   std::chrono::milliseconds timeout{600'000};  // of one wait for a rank that lives
 };
 
+// How long to wait for a rank that lives: up to CommunicatorOptions::timeout, or for ever (a
+// follower for its next order).
+enum class Patience : uint8_t { kTimeout, kEndless };
+
 // Something that was started. Its buffers stay until it is done; one that is dropped before waits.
 class Request {
  public:
@@ -45,7 +49,7 @@ class Request {
 
   // Whether it is done. Moves it on, and everything else that is under way.
   bool test();
-  void wait();
+  void wait(Patience patience = Patience::kTimeout);
 
  private:
   friend class Communicator;

@@ -115,11 +115,13 @@ class MpiJob::Transport final : public comm::Transport {
     const std::scoped_lock lock(mutex_);
     if (peer == rank_) return std::nullopt;
     const Peer& p = peers_[peer];
-    if (p.left)
+    // What it sent before may still be on its way.
+    if (p.left && Clock::now() - p.last_heard > kBeat)
       return Error(ErrorKind::kPeerLost,
                    fmt::format("rank {} on {} has ended", peer, hosts_[peer]));
-    const auto silent = Clock::now() - p.last_heard;
-    if (silent < options_.silence) return std::nullopt;
+    const auto now = Clock::now();
+    const auto silent = now - p.last_heard;
+    if (silent < options_.silence || now - last_round_ > 3 * kBeat) return std::nullopt;
     return Error(
         ErrorKind::kPeerLost,
         fmt::format("rank {} on {} was not heard of for {:.0f} s: it was stopped or killed, "
@@ -146,11 +148,11 @@ class MpiJob::Transport final : public comm::Transport {
 
   void free_communicators() {
     for (Peer& p : peers_) {
-      for (MPI_Request* r : {&p.hearing, &p.telling}) {
-        if (*r == MPI_REQUEST_NULL) continue;
-        MPI_Cancel(r);
-        MPI_Request_free(r);
+      if (p.hearing != MPI_REQUEST_NULL) {
+        MPI_Cancel(&p.hearing);
+        MPI_Request_free(&p.hearing);
       }
+      if (p.telling != MPI_REQUEST_NULL) MPI_Request_free(&p.telling);  // it still goes out
     }
     MPI_Comm_free(&data_);
     MPI_Comm_free(&beats_);
@@ -287,13 +289,14 @@ class MpiJob::Transport final : public comm::Transport {
 
   void run() {
     std::unique_lock lock(mutex_);
-    Clock::time_point last_beat{}, last_round = Clock::now();
+    Clock::time_point last_beat{};
+    last_round_ = Clock::now();
     while (!stopping_) {
       const auto now = Clock::now();
       // This process itself was stopped for a while: the others' signs have still to be read.
-      if (now - last_round > 3 * kBeat)
+      if (now - last_round_ > 3 * kBeat)
         for (Peer& p : peers_) p.last_heard = now;
-      last_round = now;
+      last_round_ = now;
       if (now - last_beat >= kBeat) {
         last_beat = now;
         hear_all(now);
@@ -346,6 +349,7 @@ class MpiJob::Transport final : public comm::Transport {
   std::vector<int> done_;
   std::vector<MPI_Status> statuses_;
   Clock::time_point last_poll_{}, last_landing_{};
+  Clock::time_point last_round_{};  // of the thread: it looks for signs of life
   bool stopping_ = false;
   std::thread thread_;
 };

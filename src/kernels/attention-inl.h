@@ -4,6 +4,7 @@
 // keys (hidden ones become -inf), a running maximum over the visible ones, and a weighted sum of
 // the visible values in order. Hidden values never enter: they may be left over from another
 // sequence.
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -283,6 +284,9 @@ class TileWorker {
       const VF inverse = hn::Set(DF(), 1.0f / state.total[r]);
       for (size_t i = 0; i < dim; i += kLanes)
         hn::StoreU(hn::Mul(hn::LoadU(DF(), state.sums + r * dim + i), inverse), DF(), out + i);
+      if (call.log_sum != nullptr)
+        call.log_sum[token * tile_.shape->num_heads + head] =
+            state.maximum[r] + std::log2(state.total[r]);
     }
   }
 };

@@ -77,7 +77,8 @@ void check(const AttentionShape& shape, std::span<const AttentionCall> calls) {
   WEFT_ASSERT(shape.kv.head_dim % 16 == 0 && shape.kv.head_dim <= 512);
   WEFT_ASSERT(shape.kv.group_size() <= 256);  // sums of products of codes fit 32 bit
   for (const AttentionCall& call : calls)
-    WEFT_ASSERT(call.first_position + call.num_tokens <= call.kv.length &&
+    WEFT_ASSERT((call.sees_all ? shape.window == 0 && (call.kv.length != 0 || call.num_tokens == 0)
+                               : call.first_position + call.num_tokens <= call.kv.length) &&
                 call.kv.length <= call.kv.pages.size() * kPageTokens);
 }
 

@@ -34,6 +34,12 @@ struct AttentionCall {
   size_t num_tokens = 0;
   size_t first_position = 0;
   KvView kv;
+  // All queries see all of kv's keys, whatever their positions (keys of a part of the sequence that
+  // lies before all of them; attention without a mask). Then first_position means nothing.
+  bool sees_all = false;
+  // Where wanted, (num_tokens, num_heads): log2 of the sum over keys of 2^score, scores in log2
+  // units. Results over parts of the keys are merged by it.
+  float* log_sum = nullptr;
 };
 
 struct AttentionTile;

@@ -26,7 +26,10 @@ struct AttentionTile {
   float* partial = nullptr;  // (tile_spans, state), or null: this piece is the whole tile
 
   size_t num_rows() const { return num_heads * num_tokens; }
-  size_t position(size_t token) const { return call->first_position + first_token + token; }
+  // The last key that a query sees.
+  size_t position(size_t token) const {
+    return call->sees_all ? call->kv.length - 1 : call->first_position + first_token + token;
+  }
   // Keys that a query sees: [first_key, position].
   size_t first_key(size_t position) const {
     return shape->window != 0 && position >= shape->window ? position + 1 - shape->window : 0;

@@ -48,10 +48,16 @@ struct SequenceInput {
 // it, and an embedding that is the same matrix, stay in the mapped file.
 enum class HeadLoading : uint8_t { kNow, kWhenNeeded };
 
+class TensorTeam;  // teams.h
+class SpreadAttention;
+
 // Scratch of one forward pass; belongs to one engine thread, so that two engines share the weights.
 class Workspace {
  public:
   virtual ~Workspace() = default;
+  // Where set, attention is its business, and the cache is not looked at: the batch is this rank's
+  // part of one sequence. Looked at, not owned.
+  SpreadAttention* spread = nullptr;
   // Room for so many logits, where the model likes best to write them; kept until the next call.
   virtual float* logits(size_t count) { return logits_.need(count); }
   // What kept the last forward() from computing the input of this index; its keys and values are
@@ -99,7 +105,10 @@ class LanguageModel {
 std::unique_ptr<LanguageModel> load_language_model(
     std::shared_ptr<const formats::Checkpoint> checkpoint, const CoreSet& cores,
     const ProgressFn& progress = {}, HeadLoading head = HeadLoading::kNow, Arena* arena = nullptr,
-    const OpenExperts& open_experts = {});  // empty: all experts in memory
+    const OpenExperts& open_experts = {},  // empty: all experts in memory
+    std::shared_ptr<TensorTeam> team = nullptr);
+// With a team, this rank's share of the model: forward() is then called by all ranks of it with the
+// same batch, and rank 0 gets the logits. kUnsupported names what cannot be divided.
 
 // What loading will take, from metadata alone: printed and checked before anything is allocated.
 struct MemoryPlan {
@@ -113,6 +122,6 @@ struct MemoryPlan {
 // kUnsupported and kInvalidInput as load_language_model, as far as the metadata tells.
 LanguageModelConfig read_config(const formats::Checkpoint& checkpoint);
 MemoryPlan plan_memory(const formats::Checkpoint& checkpoint, kernels::KvFormat kv,
-                       size_t max_batch_tokens);
+                       size_t max_batch_tokens, size_t num_ranks = 1);  // in a TensorTeam
 
 }  // namespace weft::models

@@ -20,7 +20,8 @@ struct Layer {
 class Llama final : public Transformer {
  public:
   Llama(std::shared_ptr<const Checkpoint> checkpoint, const TransformerConfig& config,
-        const CoreSet& cores, const ProgressFn& progress, HeadLoading head, Arena* arena);
+        const CoreSet& cores, const ProgressFn& progress, HeadLoading head, Arena* arena,
+        std::shared_ptr<TensorTeam> team);
 
   const LanguageModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override;
@@ -36,8 +37,9 @@ class Llama final : public Transformer {
 };
 
 Llama::Llama(std::shared_ptr<const Checkpoint> checkpoint, const TransformerConfig& config,
-             const CoreSet& cores, const ProgressFn& progress, HeadLoading head, Arena* arena)
-    : Transformer(checkpoint, config), config_(config) {
+             const CoreSet& cores, const ProgressFn& progress, HeadLoading head, Arena* arena,
+             std::shared_ptr<TensorTeam> team)
+    : Transformer(checkpoint, config, std::move(team)), config_(config) {
   WeightReader weights(*checkpoint, cores, progress, arena);
   read_embedding(weights);
   for (size_t i = 0; i < config.num_layers; ++i) {
@@ -82,15 +84,16 @@ TransformerConfig read_llama_config(const Checkpoint& checkpoint, AttentionVaria
 }
 
 MemoryPlan plan_llama(const Checkpoint& checkpoint, const TransformerConfig& config,
-                      kernels::KvFormat kv, size_t max_batch_tokens) {
-  return plan_transformer(checkpoint, config, kv, max_batch_tokens);
+                      kernels::KvFormat kv, size_t max_batch_tokens, size_t num_ranks) {
+  return plan_transformer(checkpoint, config, kv, max_batch_tokens, num_ranks);
 }
 
 std::unique_ptr<LanguageModel> load_llama(std::shared_ptr<const Checkpoint> checkpoint,
                                           const TransformerConfig& config, const CoreSet& cores,
                                           const ProgressFn& progress, HeadLoading head,
-                                          Arena* arena) {
-  return std::make_unique<Llama>(std::move(checkpoint), config, cores, progress, head, arena);
+                                          Arena* arena, std::shared_ptr<TensorTeam> team) {
+  return std::make_unique<Llama>(std::move(checkpoint), config, cores, progress, head, arena,
+                                 std::move(team));
 }
 
 }  // namespace weft::models

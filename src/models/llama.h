@@ -15,10 +15,10 @@ namespace weft::models {
 TransformerConfig read_llama_config(const formats::Checkpoint& checkpoint,
                                     AttentionVariant variant);
 MemoryPlan plan_llama(const formats::Checkpoint& checkpoint, const TransformerConfig& config,
-                      kernels::KvFormat kv, size_t max_batch_tokens);
+                      kernels::KvFormat kv, size_t max_batch_tokens, size_t num_ranks);
 std::unique_ptr<LanguageModel> load_llama(std::shared_ptr<const formats::Checkpoint> checkpoint,
                                           const TransformerConfig& config, const CoreSet& cores,
                                           const ProgressFn& progress, HeadLoading head,
-                                          Arena* arena);
+                                          Arena* arena, std::shared_ptr<TensorTeam> team);
 
 }  // namespace weft::models

@@ -406,7 +406,7 @@ Megrez2Config read_megrez2_config(const Checkpoint& checkpoint, AttentionVariant
 
 MemoryPlan plan_megrez2(const Checkpoint& checkpoint, const Megrez2Config& c, kernels::KvFormat kv,
                         size_t max_batch_tokens) {
-  MemoryPlan plan = plan_transformer(checkpoint, c, kv, max_batch_tokens);
+  MemoryPlan plan = plan_transformer(checkpoint, c, kv, max_batch_tokens, 1);
   const size_t n = c.router.num_experts, k = c.router.experts_per_token;
   for (size_t i = c.first_dense; i < c.num_layers; i += c.layers_per_group) {
     size_t expert = 0;

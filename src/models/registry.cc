@@ -47,14 +47,19 @@ Megrez2Config read_mixture(const Checkpoint& checkpoint, const Architecture& a) 
 std::unique_ptr<LanguageModel> load_language_model(std::shared_ptr<const Checkpoint> checkpoint,
                                                    const CoreSet& cores, const ProgressFn& progress,
                                                    HeadLoading head, Arena* arena,
-                                                   const OpenExperts& open_experts) {
+                                                   const OpenExperts& open_experts,
+                                                   std::shared_ptr<TensorTeam> team) {
   const Architecture& a = find(*checkpoint);
   if (a.mixture) {
+    if (team)
+      fail(ErrorKind::kUnsupported,
+           "{}: a mixture of experts is not divided by tensor parallelism. Use sequence parallelism.",
+           checkpoint->name());
     const Megrez2Config config = read_mixture(*checkpoint, a);
     return load_megrez2(std::move(checkpoint), config, cores, progress, head, arena, open_experts);
   }
   const TransformerConfig config = read_llama_config(*checkpoint, a.attention);
-  return load_llama(std::move(checkpoint), config, cores, progress, head, arena);
+  return load_llama(std::move(checkpoint), config, cores, progress, head, arena, std::move(team));
 }
 
 void LanguageModel::head(const float*, size_t, float*, Workspace&, const CoreSet&) const {
@@ -68,11 +73,12 @@ LanguageModelConfig read_config(const Checkpoint& checkpoint) {
   return read_llama_config(checkpoint, a.attention);
 }
 
-MemoryPlan plan_memory(const Checkpoint& checkpoint, kernels::KvFormat kv,
-                       size_t max_batch_tokens) {
+MemoryPlan plan_memory(const Checkpoint& checkpoint, kernels::KvFormat kv, size_t max_batch_tokens,
+                       size_t num_ranks) {
   const Architecture& a = find(checkpoint);
   if (a.mixture) return plan_megrez2(checkpoint, read_mixture(checkpoint, a), kv, max_batch_tokens);
-  return plan_llama(checkpoint, read_llama_config(checkpoint, a.attention), kv, max_batch_tokens);
+  return plan_llama(checkpoint, read_llama_config(checkpoint, a.attention), kv, max_batch_tokens,
+                    num_ranks);
 }
 
 }  // namespace weft::models

@@ -95,7 +95,7 @@ TransformerConfig read_transformer_config(const Checkpoint& checkpoint, Attentio
 }
 
 MemoryPlan plan_transformer(const Checkpoint& checkpoint, const TransformerConfig& c,
-                            kernels::KvFormat kv, size_t max_batch_tokens) {
+                            kernels::KvFormat kv, size_t max_batch_tokens, size_t num_ranks) {
   MemoryPlan plan;
   const bool tied = !checkpoint.find("output.weight");
   for (const std::string& name : checkpoint.tensor_names()) {
@@ -107,12 +107,18 @@ MemoryPlan plan_transformer(const Checkpoint& checkpoint, const TransformerConfi
   }
   const kernels::KvShape shape{c.num_kv_heads, c.head_dim};
   plan.kv_bytes_per_token = c.num_layers * shape.page_bytes(kv) / kernels::kPageTokens;
+  // Of a team, the largest share.
+  const auto largest = [&](size_t count) { return (count + num_ranks - 1) / num_ranks; };
+  plan.weight_bytes = largest(plan.weight_bytes);
+  plan.head_bytes = largest(plan.head_bytes);
+  plan.kv_bytes_per_token = plan.kv_bytes_per_token / c.num_kv_heads * largest(c.num_kv_heads);
   // The workspace's arrays, the widest one once more as converted activations.
-  const size_t q_size = c.num_heads * c.head_dim, kv_size = c.num_kv_heads * c.head_dim;
-  const size_t widest = std::max({c.hidden_size, c.intermediate_size, q_size});
+  const size_t kv_size = largest(c.num_kv_heads) * c.head_dim;
+  const size_t q_size = c.num_heads / c.num_kv_heads * kv_size;
+  const size_t f = largest(c.intermediate_size);
+  const size_t widest = std::max({c.hidden_size, f, q_size});
   plan.scratch_bytes = max_batch_tokens * sizeof(float) *
-                       (2 * c.hidden_size + 2 * q_size + 2 * kv_size + 2 * c.intermediate_size +
-                        c.head_dim + widest);
+                       (2 * c.hidden_size + 2 * q_size + 2 * kv_size + 2 * f + c.head_dim + widest);
   return plan;
 }
 
@@ -121,10 +127,36 @@ size_t Attention::packed_bytes() const {
 }
 
 Transformer::Transformer(std::shared_ptr<const Checkpoint> checkpoint,
-                         const TransformerConfig& config)
+                         const TransformerConfig& config, std::shared_ptr<TensorTeam> team)
     : checkpoint_(std::move(checkpoint)),
       shape_(config),
-      rope_(read_rope(*checkpoint_, config.head_dim)) {}
+      team_(std::move(team)),
+      kv_heads_{0, config.num_kv_heads},
+      features_{0, config.intermediate_size},
+      vocabulary_{0, config.vocab_size},
+      rope_(read_rope(*checkpoint_, config.head_dim)) {
+  if (team_) divide();
+}
+
+// Cuts heads, features and vocabulary among the ranks of the team.
+void Transformer::divide() {
+  const auto& c = shape_;
+  const size_t n = team_->size(), r = team_->rank();
+  const auto refuse = [&](const char* what, size_t count) {
+    fail(
+        ErrorKind::kUnsupported,
+        "{}: has {} {}, so tensor parallelism divides it among {} ranks at most; {} were asked for",
+        checkpoint_->name(), count, what, count, n);
+  };
+  if (n > c.num_kv_heads) refuse("heads of keys and values", c.num_kv_heads);
+  // Blocks of 256 values (k-quants) stay whole where there are enough of them.
+  const TensorView down = checkpoint_->require("blk.0.ffn_down.weight");
+  const size_t unit = std::max<size_t>(32, traits(down.dtype).block_elements);
+  if (n > c.intermediate_size / unit) refuse("blocks of features", c.intermediate_size / unit);
+  kv_heads_ = share(c.num_kv_heads, 1, r, n);
+  features_ = share(c.intermediate_size, unit, r, n);
+  vocabulary_ = share(c.vocab_size, kVocabularyUnit, r, n);
+}
 
 void Transformer::read_embedding(WeightReader& weights) {
   weights.skip("rope_freqs.weight");  // read_rope() took it
@@ -136,7 +168,11 @@ void Transformer::read_head(WeightReader& weights, HeadLoading head) {
   final_norm_ = weights.vector("output_norm.weight", shape_.hidden_size);
   const bool tied = embedding_.data == nullptr;
   const std::string head_name = tied ? "token_embd.weight" : "output.weight";
-  if (head == HeadLoading::kNow) {
+  if (team_) {  // the embedding's rows are looked up in the file: nobody has them all
+    if (tied) embedding_ = checkpoint_->require(head_name);
+    head_ = weights.rows_of(head_name, shape_.vocab_size, shape_.hidden_size, vocabulary_);
+    packed_head_bytes_ = head_.packed_bytes();
+  } else if (head == HeadLoading::kNow) {
     head_ = weights.linear(head_name, shape_.vocab_size, shape_.hidden_size);
     packed_head_bytes_ = head_.packed_bytes();
     head_weight_ = checkpoint_->require(head_name);
@@ -151,36 +187,44 @@ Attention Transformer::read_attention(WeightReader& weights, size_t index) const
   const auto& c = shape_;
   const std::string prefix = "blk." + std::to_string(index) + ".";
   const size_t q_size = c.num_heads * c.head_dim, kv_size = c.num_kv_heads * c.head_dim;
-  const auto bias = [&](const char* projection, size_t size, bool needed) {
+  const size_t group = c.num_heads / c.num_kv_heads, d = c.head_dim;
+  const Share kv{kv_heads_.begin * d, kv_heads_.end * d};
+  const Share q{kv.begin * group, kv.end * group};
+  const auto bias = [&](const char* projection, size_t size, bool needed, Share part) {
     const std::string name = prefix + projection + ".bias";
-    return needed || weights.has(name) ? weights.vector(name, size) : std::vector<float>{};
+    if (!needed && !weights.has(name)) return std::vector<float>{};
+    const std::vector<float> all = weights.vector(name, size);
+    return std::vector<float>(all.begin() + static_cast<ptrdiff_t>(part.begin),
+                              all.begin() + static_cast<ptrdiff_t>(part.end));
   };
   const bool needed = c.variant.needs_qkv_bias;
 
   Attention a;
   a.norm = weights.vector(prefix + "attn_norm.weight", c.hidden_size);
-  a.wq = weights.linear(prefix + "attn_q.weight", q_size, c.hidden_size);
-  a.wk = weights.linear(prefix + "attn_k.weight", kv_size, c.hidden_size);
-  a.wv = weights.linear(prefix + "attn_v.weight", kv_size, c.hidden_size);
-  a.q_bias = bias("attn_q", q_size, needed);
-  a.k_bias = bias("attn_k", kv_size, needed);
-  a.v_bias = bias("attn_v", kv_size, needed);
+  a.wq = weights.rows_of(prefix + "attn_q.weight", q_size, c.hidden_size, q);
+  a.wk = weights.rows_of(prefix + "attn_k.weight", kv_size, c.hidden_size, kv);
+  a.wv = weights.rows_of(prefix + "attn_v.weight", kv_size, c.hidden_size, kv);
+  a.q_bias = bias("attn_q", q_size, needed, q);
+  a.k_bias = bias("attn_k", kv_size, needed, kv);
+  a.v_bias = bias("attn_v", kv_size, needed, kv);
   if (c.variant.has_qk_norm) {
     a.q_norm = weights.vector(prefix + "attn_q_norm.weight", c.head_dim);
     a.k_norm = weights.vector(prefix + "attn_k_norm.weight", c.head_dim);
   }
-  a.wo = weights.linear(prefix + "attn_output.weight", c.hidden_size, q_size);
-  a.o_bias = bias("attn_output", c.hidden_size, false);
+  a.wo = weights.columns_of(prefix + "attn_output.weight", c.hidden_size, q_size, q);
+  a.o_bias = bias("attn_output", c.hidden_size, false, {0, c.hidden_size});
   return a;
 }
 
 Mlp Transformer::read_mlp(WeightReader& weights, const std::string& prefix,
                           const std::string& suffix, size_t width) const {
   const size_t e = shape_.hidden_size;
+  WEFT_ASSERT(!team_ || width == shape_.intermediate_size);  // models with others have no teams
+  const Share part = team_ ? features_ : Share{0, width};
   Mlp mlp;
-  mlp.gate = weights.linear(prefix + "ffn_gate" + suffix + ".weight", width, e);
-  mlp.up = weights.linear(prefix + "ffn_up" + suffix + ".weight", width, e);
-  mlp.down = weights.linear(prefix + "ffn_down" + suffix + ".weight", e, width);
+  mlp.gate = weights.rows_of(prefix + "ffn_gate" + suffix + ".weight", width, e, part);
+  mlp.up = weights.rows_of(prefix + "ffn_up" + suffix + ".weight", width, e, part);
+  mlp.down = weights.columns_of(prefix + "ffn_down" + suffix + ".weight", e, width, part);
   return mlp;
 }
 
@@ -189,8 +233,8 @@ void Transformer::add_attention(const Attention& a, size_t layer,
                                 size_t num_tokens, TransformerWorkspace& w,
                                 const CoreSet& cores) const {
   const size_t e = shape_.hidden_size;
-  const size_t q_size = shape_.num_heads * shape_.head_dim;
-  const size_t kv_size = shape_.num_kv_heads * shape_.head_dim;
+  const size_t q_size = num_heads() * shape_.head_dim;
+  const size_t kv_size = kv_heads_.size() * shape_.head_dim;
   norm(a.norm, num_tokens, w, cores);
   w.activations.set(w.normed.data(), num_tokens, e, e);
   const kernels::LinearCall qkv[] = {
@@ -202,8 +246,16 @@ void Transformer::add_attention(const Attention& a, size_t layer,
   rotate(a, num_tokens, w, cores);
   attend(layer, batch, cache, w, cores);
   w.activations.set(w.attended.data(), num_tokens, q_size, q_size);
-  const kernels::LinearCall out[] = {{&a.wo, w.x.data(), e, data_or_none(a.o_bias), true}};
-  kernels::multiply(out, w.activations, cores);
+  add_product(a.wo, a.o_bias, w, cores);
+}
+
+void Transformer::add_product(const Linear& weight, const std::vector<float>& bias,
+                              TransformerWorkspace& w, const CoreSet& cores) const {
+  const size_t e = shape_.hidden_size;
+  if (team_)
+    return team_->multiply_add(weight, w.activations, data_or_none(bias), w.x.data(), e, cores);
+  const kernels::LinearCall call[] = {{&weight, w.x.data(), e, data_or_none(bias), true}};
+  kernels::multiply(call, w.activations, cores);
 }
 
 void Transformer::add_mlp(const Mlp& mlp, size_t num_tokens, TransformerWorkspace& w,
@@ -218,8 +270,7 @@ void Transformer::add_mlp(const Mlp& mlp, size_t num_tokens, TransformerWorkspac
     kernels::silu_multiply(gate + row * f, up + row * f, f, gate + row * f);
   });
   w.activations.set(gate, num_tokens, f, f);
-  const kernels::LinearCall down[] = {{&mlp.down, w.x.data(), e, nullptr, true}};
-  kernels::multiply(down, w.activations, cores);
+  add_product(mlp.down, {}, w, cores);
 }
 
 void Transformer::check(std::span<const SequenceInput> batch) const {
@@ -241,8 +292,8 @@ size_t Transformer::begin(std::span<const SequenceInput> batch, TransformerWorks
   float* const x = w.x.need(num_tokens * e);
   float* const angles = w.angles.need(num_tokens * turning);
   w.normed.need(num_tokens * e);
-  const size_t q_size = shape_.num_heads * shape_.head_dim;
-  const size_t kv_size = shape_.num_kv_heads * shape_.head_dim;
+  const size_t q_size = num_heads() * shape_.head_dim;
+  const size_t kv_size = kv_heads_.size() * shape_.head_dim;
   w.q.need(num_tokens * q_size);
   w.attended.need(num_tokens * q_size);
   w.k.need(num_tokens * kv_size);
@@ -284,11 +335,11 @@ void Transformer::rotate(const Attention& attention, size_t num_tokens, Transfor
       kernels::rms_norm(heads + h * d, norm_weight.data(), shape_.norm_epsilon, d, heads + h * d);
     kernels::rope(rope_, angles, num_heads, d, heads);
   };
-  const size_t q_size = shape_.num_heads * d, kv_size = shape_.num_kv_heads * d;
+  const size_t q_size = num_heads() * d, kv_size = kv_heads_.size() * d;
   for_rows(cores, num_tokens, q_size + kv_size, [&](size_t row) {
     const float* const angles = w.angles.data() + row * turning;
-    turn(w.q.data() + row * q_size, shape_.num_heads, attention.q_norm, angles);
-    turn(w.k.data() + row * kv_size, shape_.num_kv_heads, attention.k_norm, angles);
+    turn(w.q.data() + row * q_size, num_heads(), attention.q_norm, angles);
+    turn(w.k.data() + row * kv_size, kv_heads_.size(), attention.k_norm, angles);
   });
 }
 
@@ -297,22 +348,25 @@ void Transformer::rotate(const Attention& attention, size_t num_tokens, Transfor
 void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
                          kernels::KvStore& cache, TransformerWorkspace& w,
                          const CoreSet& cores) const {
-  const size_t q_size = shape_.num_heads * shape_.head_dim;
-  const size_t kv_size = shape_.num_kv_heads * shape_.head_dim;
+  const size_t q_size = num_heads() * shape_.head_dim;
+  const size_t kv_size = kv_heads_.size() * shape_.head_dim;
   const kernels::AttentionShape shape{
-      .num_heads = shape_.num_heads,
+      .num_heads = num_heads(),
       .kv = kv_shape(),
       .scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim)),
       .window = shape_.sliding_window,
   };
+  if (w.spread != nullptr)
+    return w.spread->attend(shape, layer, w.q.data(), w.k.data(), w.v.data(), w.attended.data(),
+                            cores);
   const bool rotated = cache.transform() == kernels::KvTransform::kHadamard;
   size_t num_tokens = 0;
   for (const SequenceInput& input : batch) num_tokens += input.tokens.size();
   if (rotated)
     for_rows(cores, num_tokens, q_size + 2 * kv_size, [&](size_t row) {
-      kernels::hadamard(shape_.num_heads, shape_.head_dim, w.q.data() + row * q_size);
-      kernels::hadamard(shape_.num_kv_heads, shape_.head_dim, w.k.data() + row * kv_size);
-      kernels::hadamard(shape_.num_kv_heads, shape_.head_dim, w.v.data() + row * kv_size);
+      kernels::hadamard(num_heads(), shape_.head_dim, w.q.data() + row * q_size);
+      kernels::hadamard(kv_heads_.size(), shape_.head_dim, w.k.data() + row * kv_size);
+      kernels::hadamard(kv_heads_.size(), shape_.head_dim, w.v.data() + row * kv_size);
     });
   w.attended_tokens.assign(batch.size(), 0);
   while (true) {
@@ -342,7 +396,7 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
   }
   if (rotated)
     for_rows(cores, num_tokens, q_size, [&](size_t row) {
-      kernels::hadamard(shape_.num_heads, shape_.head_dim, w.attended.data() + row * q_size);
+      kernels::hadamard(num_heads(), shape_.head_dim, w.attended.data() + row * q_size);
     });
 }
 
@@ -375,8 +429,10 @@ void Transformer::head(const float* hidden, size_t num_rows, float* logits, Work
                        const CoreSet& cores) const {
   auto& w = static_cast<TransformerWorkspace&>(workspace);
   w.activations.set(hidden, num_rows, shape_.hidden_size, shape_.hidden_size);
-  const kernels::LinearCall call[] = {{&packed_head(cores), logits, shape_.vocab_size}};
+  float* const out = team_ ? w.part.need(num_rows * vocabulary_.size()) : logits;
+  const kernels::LinearCall call[] = {{&packed_head(cores), out, vocabulary_.size()}};
   kernels::multiply(call, w.activations, cores);
+  if (team_) team_->gather(out, num_rows, shape_.vocab_size, logits);
 }
 
 const Linear& Transformer::packed_head(const CoreSet& cores) const {

@@ -19,6 +19,7 @@
 #include "kernels/linear.h"
 #include "models/language_model.h"
 #include "models/mlp.h"
+#include "models/teams.h"
 #include "models/weights.h"
 
 namespace weft::models {
@@ -44,9 +45,10 @@ size_t read_count(const formats::Checkpoint& checkpoint, const char* key);
 size_t read_count(const formats::Checkpoint& checkpoint, const char* key, size_t otherwise);
 
 MemoryPlan plan_transformer(const formats::Checkpoint& checkpoint, const TransformerConfig& config,
-                            kernels::KvFormat kv, size_t max_batch_tokens);
+                            kernels::KvFormat kv, size_t max_batch_tokens, size_t num_ranks);
 
-// H query heads, G heads of keys and values, D = head_dim, E = hidden_size.
+// H query heads, G heads of keys and values, D = head_dim, E = hidden_size; F = the MLP's width. H, G
+// and F are this rank's share of the model's where a team computes it.
 struct Attention {
   std::vector<float> norm;                    // (E)
   kernels::Linear wq;                         // (H * D, E)
@@ -66,6 +68,7 @@ struct TransformerWorkspace : Workspace {
   Scratch<float> q, attended;  // (T, H * D)
   Scratch<float> k, v;         // (T, G * D)
   Scratch<float> gate, up;     // (T, F)
+  Scratch<float> part;         // (rows, this rank's vocabulary), in a team
   Scratch<float> angles;       // (T, rotary dimensions), see rope_angles()
   kernels::Activations activations;
   kernels::AttentionScratch attention;
@@ -88,7 +91,7 @@ void for_rows(const CoreSet& cores, size_t num_rows, size_t values_per_row, Body
 // finish().
 class Transformer : public LanguageModel {
  public:
-  kernels::KvShape kv_shape() const override { return {shape_.num_kv_heads, shape_.head_dim}; }
+  kernels::KvShape kv_shape() const override { return {kv_heads_.size(), shape_.head_dim}; }
   TensorView head_weight() const override { return head_weight_; }
   void head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,
             const CoreSet& cores) const override;
@@ -99,8 +102,9 @@ class Transformer : public LanguageModel {
   }
 
  protected:
-  Transformer(std::shared_ptr<const formats::Checkpoint> checkpoint,
-              const TransformerConfig& config);
+  // With a team: this rank's share of the heads, the features of MLPs and the vocabulary.
+  Transformer(std::shared_ptr<const formats::Checkpoint> checkpoint, const TransformerConfig& config,
+              std::shared_ptr<TensorTeam> team = nullptr);
   void read_embedding(WeightReader& weights);
   Attention read_attention(WeightReader& weights, size_t layer) const;
   // "<prefix>ffn_gate<suffix>.weight" and its like.
@@ -126,6 +130,11 @@ class Transformer : public LanguageModel {
               const CoreSet& cores) const;
 
  private:
+  void divide();
+  size_t num_heads() const { return kv_heads_.size() * (shape_.num_heads / shape_.num_kv_heads); }
+  // x += W activations + bias; in a team, what all ranks' parts of W and of the activations give.
+  void add_product(const kernels::Linear& weight, const std::vector<float>& bias,
+                   TransformerWorkspace& w, const CoreSet& cores) const;
   void check(std::span<const SequenceInput> batch) const;
   void rotate(const Attention& attention, size_t num_tokens, TransformerWorkspace& w,
               const CoreSet& cores) const;
@@ -134,14 +143,16 @@ class Transformer : public LanguageModel {
   const kernels::Linear& packed_head(const CoreSet& cores) const;
 
   std::shared_ptr<const formats::Checkpoint> checkpoint_;  // keeps embedding_ mapped
-  TransformerConfig shape_;
+  TransformerConfig shape_;                                // of the whole model
+  std::shared_ptr<TensorTeam> team_;                       // none: this is all of it
+  Share kv_heads_, features_, vocabulary_;  // this rank's: G, F, rows of the head
   kernels::RopeTable rope_;
   TensorView embedding_;           // (vocab_size, E) in the file; empty where tied to head_
   TensorView head_weight_;         // (vocab_size, E) in the file
   std::vector<float> final_norm_;  // (E)
 
   mutable std::once_flag head_once_;  // guards the packing of head_
-  mutable kernels::Linear head_;      // (vocab_size, E), once it is needed
+  mutable kernels::Linear head_;      // (vocabulary_, E), once it is needed
   mutable std::atomic<size_t> packed_head_bytes_{0};
 };
 

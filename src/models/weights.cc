@@ -1,5 +1,7 @@
 #include "models/weights.h"
 
+#include <cstring>
+
 #include "base/error.h"
 #include "kernels/quantize.h"
 
@@ -32,8 +34,43 @@ bool WeightReader::has(std::string_view name) const { return checkpoint_.find(na
 kernels::Linear WeightReader::linear(const std::string& name, size_t out_features,
                                      size_t in_features) {
   const TensorView tensor = take(name, {out_features, in_features});
+  return pack(name, tensor, tensor);
+}
+
+kernels::Linear WeightReader::rows_of(const std::string& name, size_t out_features,
+                                      size_t in_features, Share rows) {
+  const TensorView tensor = take(name, {out_features, in_features});
+  WEFT_ASSERT(rows.begin < rows.end && rows.end <= out_features);
+  return pack(name, tensor, {tensor.dtype, {rows.size(), in_features}, tensor.row(rows.begin)});
+}
+
+kernels::Linear WeightReader::columns_of(const std::string& name, size_t out_features,
+                                         size_t in_features, Share columns) {
+  const TensorView tensor = take(name, {out_features, in_features});
+  WEFT_ASSERT(columns.begin < columns.end && columns.end <= in_features);
+  if (columns.size() == in_features) return pack(name, tensor, tensor);
+  const DTypeTraits& dtype = traits(tensor.dtype);
+  if (columns.begin % dtype.block_elements != 0 || columns.end % dtype.block_elements != 0)
+    fail(ErrorKind::kUnsupported,
+         "{}: tensor '{}' is stored in blocks of {} {} values, which this many ranks would cut: "
+         "columns {} to {} are one rank's. Take another number of ranks, or a file in f16 or q8_0.",
+         checkpoint_.name(), name, dtype.block_elements, dtype.name, columns.begin, columns.end);
+  const size_t row_bytes = bytes_of(tensor.dtype, columns.size());
+  const size_t first = bytes_of(tensor.dtype, columns.begin);
+  std::vector<uint8_t> part(out_features * row_bytes);
+  for (size_t row = 0; row < out_features; ++row)
+    std::memcpy(part.data() + row * row_bytes, tensor.row(row) + first, row_bytes);
+  return pack(name, tensor, {tensor.dtype, {out_features, columns.size()}, part.data()});
+}
+
+// Packs `part` of the tensor `whole`, which is not needed any more afterwards.
+kernels::Linear WeightReader::pack(const std::string& name, const TensorView& whole,
+                                   const TensorView& part) {
   try {
-    return pack(tensor);
+    kernels::Linear packed = kernels::Linear::pack(part, cores_, &arena_);
+    checkpoint_.release(whole);
+    advance(whole);
+    return packed;
   } catch (const Error& error) {
     throw error.in(checkpoint_.name() + ": tensor '" + name + "'");
   }

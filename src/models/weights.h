@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "kernels/linear.h"
+#include "models/teams.h"
 
 namespace weft::models {
 
@@ -26,6 +27,11 @@ class WeightReader {
 
   // Each names the tensor, the shape found and the one expected in its kInvalidInput.
   kernels::Linear linear(const std::string& name, size_t out_features, size_t in_features);
+  // Some rows, or some columns (kInvalidInput: not whole blocks), of a matrix of that shape.
+  kernels::Linear rows_of(const std::string& name, size_t out_features, size_t in_features,
+                          Share rows);
+  kernels::Linear columns_of(const std::string& name, size_t out_features, size_t in_features,
+                             Share columns);
   std::vector<float> vector(const std::string& name, size_t size);
   std::vector<float> matrix(const std::string& name, size_t rows, size_t columns);  // in f32
   // Matrices of as many experts, "<name>.weight" (count, rows, columns) or "<name>.J.weight"; they
@@ -41,6 +47,7 @@ class WeightReader {
   void finish() const;  // kInvalidInput lists the tensors that were not taken
 
  private:
+  kernels::Linear pack(const std::string& name, const TensorView& whole, const TensorView& part);
   TensorView take(const std::string& name, const Shape& expected);
   std::vector<float> values_of(const TensorView& tensor);
   void advance(const TensorView& tensor);

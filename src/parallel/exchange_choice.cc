@@ -34,8 +34,8 @@ std::vector<PricedExchange> price_exchanges(const comm::Topology& topology, size
   const size_t n = topology.num_ranks();
   if (n > kMaxPricedRanks)
     fail(ErrorKind::kInvalidInput,
-         "{} ranks: exchanges are planned for {} at most, since their tables grow with the cube",
-         n, kMaxPricedRanks);
+         "{} ranks: exchanges are planned for {} at most, since their tables grow with the cube", n,
+         kMaxPricedRanks);
   std::vector<PricedExchange> all;
   const auto add = [&](Exchange exchange, bool zigzag, bool is_baseline) {
     const Placement placement{.num_tokens = num_tokens,

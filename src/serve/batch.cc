@@ -6,12 +6,13 @@
 namespace weft::serve {
 
 bool Batch::any_prompt() const {
-  return std::any_of(jobs_.begin(), jobs_.end(), [](const RunningJob& j) { return j.in_prefill(); });
+  return std::any_of(jobs_.begin(), jobs_.end(),
+                     [](const RunningJob& j) { return j.in_prefill(); });
 }
 
 size_t Batch::num_answers() const {
-  return static_cast<size_t>(std::count_if(
-      jobs_.begin(), jobs_.end(), [](const RunningJob& j) { return !j.in_prefill(); }));
+  return static_cast<size_t>(std::count_if(jobs_.begin(), jobs_.end(),
+                                           [](const RunningJob& j) { return !j.in_prefill(); }));
 }
 
 size_t Batch::mean_answer_context() const {
@@ -76,6 +77,14 @@ bool Batch::drop_cancelled() {
            job.end(metrics_, text::FinishReason::kCancelled);
            return true;
          }) != 0;
+}
+
+void Batch::fail_all(const Error& error) {
+  for (RunningJob& job : jobs_) {
+    decoder_->finish(job.id());
+    job.fail(metrics_, error);
+  }
+  jobs_.clear();
 }
 
 void Batch::cancel_all() {

@@ -12,9 +12,9 @@
 namespace weft::serve {
 
 // Which prompts are read first when several wait: the short ones, which serves most users sooner.
-// Where users were promised a time to first token, those first that can still have it, and then those
-// for which it is too late. One older than the bound has waited enough: such prompts go before all
-// others, in the order of arrival.
+// Where users were promised a time to first token, those first that can still have it, and then
+// those for which it is too late. One older than the bound has waited enough: such prompts go
+// before all others, in the order of arrival.
 struct PromptOrder {
   double small_first_until_s = 1;  // of age; 0: always in the order of arrival
   std::optional<double> promised_ttft_s = {};
@@ -39,7 +39,7 @@ class Batch {
   bool any_answer() const { return num_answers() != 0; }
   size_t num_answers() const;
   size_t mean_answer_context() const;  // tokens; 0 without answers
-  size_t prompt_tokens_left() const;  // of all
+  size_t prompt_tokens_left() const;   // of all
 
   // Cache that those in the batch are about to take: the rest of their prompts, and a page each for
   // their answers. Who came in without it would be sent away again by the next step.
@@ -58,6 +58,7 @@ class Batch {
   // True: some were dropped.
   bool drop_cancelled();
   void cancel_all();
+  void fail_all(const Error& error);
 
   struct StepDone {
     size_t prompt_tokens = 0;  // read

@@ -146,7 +146,16 @@ void UnifiedExecutor::step() {
   {
     const std::lock_guard turn(*turns_);
     const Clock::time_point start = Clock::now();
-    done = batch_.step(plan());
+    try {
+      done = batch_.step(plan());
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kPeerLost && error.kind() != ErrorKind::kTimeout) throw;
+      batch_.fail_all(error);
+      for (RunningJob& job : waiting_) job.fail(metrics_, error);
+      waiting_.clear();
+      if (options_.on_lost) options_.on_lost(error);
+      return;
+    }
     if (done)
       chunk_bound_.measured(done->prompt_tokens,
                             std::chrono::duration<double>(Clock::now() - start).count());

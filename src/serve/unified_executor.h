@@ -3,9 +3,11 @@
 // semi-PD is measured against.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
+#include "base/error.h"
 #include "formats/tokenizer.h"
 #include "serve/batch.h"
 #include "serve/phase_executor.h"
@@ -28,10 +30,13 @@ struct UnifiedOptions {
   size_t max_running = 64;  // requests in one batch
   size_t max_queued = 256;  // waiting for their first step
   PromptOrder order = {};
+  // A rank that computes with this one was lost: all requests have got the error, and so will those
+  // that come. Called by the executor's thread.
+  std::function<void(const Error&)> on_lost = {};
 };
 
-// `end_tokens` outlives it; `cores` are the decoder's. Executors that share cores share `turns` too:
-// each takes one for a step.
+// `end_tokens` outlives it; `cores` are the decoder's. Executors that share cores share `turns`
+// too: each takes one for a step.
 std::unique_ptr<PhaseExecutor> make_unified_executor(std::unique_ptr<text::Decoder> decoder,
                                                      const formats::Tokenizer& end_tokens,
                                                      const UnifiedOptions& options, CoreSet cores,

@@ -439,6 +439,23 @@ kernels::KvView KvCache::view(size_t layer, size_t sequence) const {
           .length = length};
 }
 
+std::span<const kernels::KvPage> KvCache::reserved(size_t layer, size_t sequence) const {
+  const KvSequence& s = get(sequence);
+  return std::span(s.pages).subspan(layer * s.pages_per_layer, s.blocks.size());
+}
+
+void KvCache::set_length(size_t layer, size_t sequence, size_t length) {
+  KvSequence& s = get(sequence);
+  WEFT_ASSERT(!s.narrow && length <= s.room);
+  s.layer_length[layer] = length;
+}
+
+std::vector<parallel::BlockCopy> KvCache::take_copies() {
+  std::vector<parallel::BlockCopy> out;
+  for (const auto& [from, to] : pool_->take_copies()) out.push_back({from, to});
+  return out;
+}
+
 size_t KvCache::piece_end(size_t layer, size_t sequence, size_t position) const {
   return get(sequence).narrow ? policy_->next_cut(layer, position) : KvPolicy::kNever;
 }
@@ -451,8 +468,8 @@ KvUsage KvCache::usage(SequenceId sequence) const {
   if (s.narrow)
     s.narrow->add_usage(*policy_, shape, usage);
   else
-    usage.code_bytes[0] = pages_for(length(sequence)) * options_.num_layers *
-                          shape.page_bytes(options_.format);
+    usage.code_bytes[0] =
+        pages_for(length(sequence)) * options_.num_layers * shape.page_bytes(options_.format);
   return usage;
 }
 
@@ -471,7 +488,8 @@ KvWidths KvCache::widths(size_t layer, SequenceId sequence) const {
 std::string KvCache::audit() const {
   for (const KvSequence& s : sequences_) {
     if (!s.live || !s.narrow) continue;
-    if (std::string wrong = s.narrow->audit(*policy_, s.blocks.size()); !wrong.empty()) return wrong;
+    if (std::string wrong = s.narrow->audit(*policy_, s.blocks.size()); !wrong.empty())
+      return wrong;
   }
   return {};
 }

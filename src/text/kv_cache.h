@@ -1,6 +1,6 @@
-// The paged KV cache: sequences of pages (kernels::kPageTokens tokens each, one page per layer), taken
-// from a pool of fixed size, shared between sequences by reference count (prefix reuse) and copied
-// on write. Each page carries its own format: under a KvPolicy older pages become narrower
+// The paged KV cache: sequences of pages (kernels::kPageTokens tokens each, one page per layer),
+// taken from a pool of fixed size, shared between sequences by reference count (prefix reuse) and
+// copied on write. Each page carries its own format: under a KvPolicy older pages become narrower
 // (text/pm_kvq.h).
 //
 // A sequence writes only where it has reserved room: reserve() is where pages are taken from the
@@ -8,8 +8,8 @@
 // sequence; pages already taken stay with it and serve the next reserve().
 //
 // Pool memory becomes resident when it is first written, some hundred tokens' worth at a time.
-// Steady-state decode allocates nothing. Owned and used by one engine thread; a sequence may move to
-// another cache over the same pool.
+// Steady-state decode allocates nothing. Owned and used by one engine thread; a sequence may move
+// to another cache over the same pool.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "kernels/kv_view.h"
+#include "parallel/shared_pages.h"
 #include "text/kv_pool.h"
 #include "text/pm_kvq.h"
 
@@ -45,7 +46,7 @@ struct KvSequence {
   uint64_t last_use = 0;  // a count of reserve() calls
 };
 
-class KvCache final : public kernels::KvStore {
+class KvCache final : public parallel::LeadingPages {
  public:
   explicit KvCache(std::shared_ptr<KvPool> pool);
   explicit KvCache(const KvCacheOptions& options) : KvCache(std::make_shared<KvPool>(options)) {}
@@ -59,10 +60,10 @@ class KvCache final : public kernels::KvStore {
   // narrow pages: a copy of all of them, and as truncate() it may begin with less.
   SequenceId fork(SequenceId source, size_t num_tokens);
   void release(SequenceId sequence);
-  // Drops tokens from the end (rejected drafts, edited chats), down to `num_tokens` <= length. Gives
-  // how many are left. They are as many, except that narrow pages of tokens that a sequence of that
-  // length has in 16 bit cannot come back: then the first page is left, and the rest is to be read
-  // again.
+  // Drops tokens from the end (rejected drafts, edited chats), down to `num_tokens` <= length.
+  // Gives how many are left. They are as many, except that narrow pages of tokens that a sequence
+  // of that length has in 16 bit cannot come back: then the first page is left, and the rest is to
+  // be read again.
   size_t truncate(SequenceId sequence, size_t num_tokens);
 
   // A sequence that begins with what the pool keeps of `tokens`, in whole pages.
@@ -114,6 +115,14 @@ class KvCache final : public kernels::KvStore {
     return policy_ == nullptr ? kernels::KvTransform::kNone : policy_->transform();
   }
   size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
+
+  // For several ranks; without a policy.
+  kernels::KvFormat format() const override { return options_.format; }
+  std::span<const kernels::KvPage> reserved(size_t layer, size_t sequence) const override;
+  void set_length(size_t layer, size_t sequence, size_t length) override;
+  std::span<const uint32_t> blocks(size_t sequence) const override { return get(sequence).blocks; }
+  size_t num_blocks() const override { return capacity_tokens() / kernels::kPageTokens; }
+  std::vector<parallel::BlockCopy> take_copies() override;
 
  private:
   KvSequence& get(SequenceId sequence);

@@ -52,8 +52,8 @@ class KvPool {
   size_t capacity_tokens() const { return owners_.size() * kernels::kPageTokens; }
   size_t free_tokens() const;  // in whole blocks, unused prefixes among them
   size_t bytes() const { return owners_.size() * block_bytes_; }  // resident or not
-  // Has the system hand over all of the memory now. Otherwise it comes with first use, where a virtual
-  // machine may take milliseconds for a huge page: a pause in every answer that runs.
+  // Has the system hand over all of the memory now. Otherwise it comes with first use, where a
+  // virtual machine may take milliseconds for a huge page: a pause in every answer that runs.
   void make_resident();
 
   // Appends `count` blocks to `out`, each with one owner. False, and nothing has changed, when that
@@ -66,6 +66,8 @@ class KvPool {
   // Whether one owner alone has it, beside its being kept.
   bool has_one_user(KvBlock block) const;
   void copy(KvBlock from, KvBlock to);
+  // Copies since the last call, for ranks that keep the same blocks; from the first call on.
+  std::vector<std::pair<KvBlock, KvBlock>> take_copies();
 
   // Where a layer's page of a block begins; its heads lie head_stride() apart.
   uint8_t* page(size_t layer, KvBlock block);
@@ -84,7 +86,8 @@ class KvPool {
                    std::vector<PrefixNode>& nodes);
   // Keeps `block`, which holds the keys and values of `tokens` (a whole block of them) after those
   // of `parent`. Gives the block to use from now on: where the same tokens are kept already, that
-  // one (the caller owns it instead of `block`). Nothing: `parent` has gone, `block` stays as it is.
+  // one (the caller owns it instead of `block`). Nothing: `parent` has gone, `block` stays as it
+  // is.
   struct Kept {
     KvBlock block;
     PrefixNode node;
@@ -135,15 +138,17 @@ class KvPool {
   // attention walks along one head of one layer, and memory becomes resident run by run.
   Buffer memory_;
 
-  mutable std::mutex mutex_;        // guards the rest
-  std::vector<uint32_t> owners_;    // per block; being kept counts as one
-  std::vector<KvBlock> free_;       // stack
-  std::vector<uint32_t> node_of_;   // per block; kRoot: not kept
+  mutable std::mutex mutex_;  // guards the rest
+  bool notes_copies_ = false;
+  std::vector<std::pair<KvBlock, KvBlock>> copies_;
+  std::vector<uint32_t> owners_;   // per block; being kept counts as one
+  std::vector<KvBlock> free_;      // stack
+  std::vector<uint32_t> node_of_;  // per block; kRoot: not kept
   std::vector<Node> nodes_;
   std::vector<uint32_t> unused_nodes_;
   std::unordered_map<Key, uint32_t, KeyHash> tree_;
   std::set<std::pair<uint64_t, uint32_t>> idle_leaves_;  // (last use, node): the order to go in
-  size_t num_idle_ = 0;  // kept blocks without another owner
+  size_t num_idle_ = 0;                                  // kept blocks without another owner
   uint64_t clock_ = 0;
   uint32_t root_generation_ = 0;  // of the weights
 };

@@ -50,7 +50,8 @@ std::shared_ptr<const KvPolicy> make_policy(const Checkpoint& checkpoint, KvPoli
       kernels::KvShape{.num_kv_heads = config.num_kv_heads, .head_dim = config.head_dim});
   if (policy->max_length() < asked)
     fail(ErrorKind::kInvalidInput,
-         "{}: a KV budget of {:.1f} MiB holds {} tokens at the narrowest widths, but sequences of {} "
+         "{}: a KV budget of {:.1f} MiB holds {} tokens at the narrowest widths, but sequences of "
+         "{} "
          "were asked for. Give a larger budget or allow narrower widths.",
          checkpoint.name(), mib(options.budget_bytes), policy->max_length(), asked);
   if (options.mode == KvMode::kDirect && policy->exact_until() == KvPolicy::kNever) return nullptr;
@@ -87,6 +88,13 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   out.asked_context_ = out.context_ = choose_context(checkpoint, options.context);
   out.policy_ = make_policy(checkpoint, options.kv, out.context_);
   if (out.policy_) out.context_ = std::min(out.context_, out.policy_->max_length());
+  if (options.crew && (out.policy_ || options.head != models::HeadLoading::kNow || options.experts))
+    fail(ErrorKind::kUnsupported,
+         "several ranks need a KV cache of 16 bit throughout, the whole vocabulary and all experts in "
+         "memory: leave out {}",
+         out.policy_       ? "--kv"
+         : options.experts ? "--expert-memory"
+                           : "--vocab-profile and --vocab-mode");
   out.make_plan();
   if (options.on_plan) options.on_plan(out.plan_);
   check_memory(checkpoint, out.plan_, options.available_bytes);
@@ -99,14 +107,18 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   models::OpenExperts open_experts;
   if (out.expert_slots_ != 0)
     open_experts = open_expert_stream(*options.experts, out.expert_slots_, path, &out.experts_);
-  out.model_ = models::load_language_model(out.checkpoint_, cores, progress, options.head,
-                                           options.weights, open_experts);
+  auto model = models::load_language_model(out.checkpoint_, cores, progress, options.head,
+                                           options.weights, open_experts,
+                                           options.crew ? options.crew->team : nullptr);
+  if (options.crew) model = parallel::lead(options.crew, std::move(model));
+  out.model_ = std::move(model);
   return out;
 }
 
 void TextModel::make_plan() {
   const models::MemoryPlan model = models::plan_memory(*checkpoint_, options_.kv_format,
-                                                       std::min(options_.step_tokens, context_));
+                                                       std::min(options_.step_tokens, context_),
+                                                       options_.crew ? options_.crew->plan.tensor : 1);
   kv_room_ = context_;
   if (policy_ && policy_->mode() == KvMode::kPressure) {
     // Narrowing begins where it is full but for a block to narrow in.

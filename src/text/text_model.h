@@ -19,6 +19,7 @@
 #include "formats/checkpoint.h"
 #include "formats/tokenizer.h"
 #include "models/language_model.h"
+#include "parallel/crew.h"
 #include "text/decoder.h"
 #include "text/expert_stream/expert_memory.h"
 #include "text/grammar/filter_cache.h"
@@ -42,12 +43,15 @@ struct TextModelOptions {
   KvPolicyOptions kv = {};
   size_t step_tokens = 512;           // most tokens in one pass, for the plan of memory
   size_t available_bytes = SIZE_MAX;  // of memory; loading that needs more is refused
-  // kWhenNeeded with heads that are tailored: the whole one stays in the file as long as none asks it.
+  // kWhenNeeded with heads that are tailored: the whole one stays in the file as long as none asks
+  // it.
   models::HeadLoading head = models::HeadLoading::kNow;
   // A part of a mixture's experts in memory, the others in their file; nothing: all in memory.
   std::optional<ExpertMemoryOptions> experts = {};
   std::function<void(const TextMemoryPlan&)> on_plan = {};  // before anything is loaded
   Arena* weights = nullptr;  // for the packed weights (models::load_language_model)
+  // Where this process is rank 0 of several: the ranks that compute with it.
+  std::shared_ptr<parallel::Crew> crew = nullptr;
 };
 inline constexpr size_t kDefaultContext = 4096;
 
@@ -55,9 +59,10 @@ using formats::ChatMessage;
 
 class TextModel {
  public:
-  // kInvalidInput: experts are to be streamed and the model has none, a context longer than the model's, or a KV policy that cannot be (KvPolicy) or
-  // cannot hold its max_length. kOutOfResources: more memory than `available_bytes`, before any is
-  // taken. Else as open_checkpoint and load_language_model.
+  // kUnsupported: several ranks and a KV policy, a head that waits or streamed experts. kInvalidInput:
+  // experts are to be streamed and the model has none, a context longer than the model's, or a KV
+  // policy that cannot be (KvPolicy) or cannot hold its max_length. kOutOfResources: more memory than
+  // `available_bytes`, before any is taken. Else as open_checkpoint and load_language_model.
   static TextModel load(const std::filesystem::path& path, const TextModelOptions& options,
                         const CoreSet& cores, const ProgressFn& progress = {});
 
@@ -88,8 +93,9 @@ class TextModel {
   void set_vocab_default(VocabMode mode) { vocab_default_ = mode; }
   VocabMode vocab_default() const { return vocab_default_; }
   std::span<const std::shared_ptr<const PackedHead>> vocab_heads() const { return vocab_heads_; }
-  // What a request gets that names a profile, a mode, both or neither; the first head is the default.
-  // kInvalidInput: a profile that is not there (lists them), or any mode but off without heads.
+  // What a request gets that names a profile, a mode, both or neither; the first head is the
+  // default. kInvalidInput: a profile that is not there (lists them), or any mode but off without
+  // heads.
   VocabChoice choose_vocab(std::optional<std::string> profile, std::optional<VocabMode> mode) const;
 
   struct DecoderOptions {

@@ -1,9 +1,15 @@
 // Ranks as processes under mpirun, over shared memory of one host.
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <string>
+#include <fmt/format.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "formats/random_model.h"
 #include "tests/process.h"
 
 namespace weft::tests {
@@ -69,6 +75,59 @@ TEST(mpi, a_rank_that_is_stopped_ends_the_job_and_is_named) {
   EXPECT_NE(run.exit_code, 0);
   EXPECT_NE(run.err.find("rank 1 on"), std::string::npos) << run.err;
   EXPECT_NE(run.err.find("was not heard of for"), std::string::npos) << run.err;
+}
+
+TEST(mpi, generate_answers_as_one_process_does) {
+  std::vector<std::string> alone = generate(1, {});
+  alone.erase(alone.begin());
+  const Finished expected = run_weft(alone);
+  ASSERT_EQ(expected.exit_code, 0) << expected.err;
+  const auto check = [&](std::vector<std::string> arguments, const std::vector<std::string>& more) {
+    const std::vector<std::string> command = generate(1, more);
+    arguments.insert(arguments.end(), command.begin(), command.end());
+    const Finished run = mpirun(arguments);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(run.out, expected.out) << testing::PrintToString(more);
+  };
+  check({"-n", "2"}, {});
+  check({"-n", "2"}, {"--sequence-parallel", "2"});
+  check({"-n", "3"}, {"--sequence-parallel", "3", "--exchange", "zigzag"});
+  check({"-n", "4"}, {"--tensor-parallel", "2", "--sequence-parallel", "2"});
+}
+
+TEST(mpi, commands_that_cannot_work_together_are_refused) {
+  const auto refused = [](std::vector<std::string> arguments, const std::string& words) {
+    const Finished run = mpirun(std::move(arguments));
+    EXPECT_NE(run.exit_code, 0);
+    EXPECT_NE(run.err.find(words), std::string::npos) << run.err;
+  };
+  const auto job = [](std::vector<std::string> a, const std::vector<std::string>& b) {
+    a.insert(a.begin(), {"-n", "1"});
+    a.insert(a.end(), {":", "-n", "1"});
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  refused(job(generate(1, {}), generate(2, {})), "rank 1 on ");
+  refused(job(generate(1, {}), generate(1, {"--sequence-parallel", "2"})), "has the plan");
+  std::vector<std::string> three = generate(1, {});
+  three.insert(three.begin(), {"-n", "3"});
+  refused(three, "2 heads of keys and values");
+  std::vector<std::string> wrong = generate(1, {"--tensor-parallel", "2"});
+  wrong.insert(wrong.begin(), {"-n", "3"});
+  refused(wrong, "is not the number of ranks, 3");
+  std::vector<std::string> alone = generate(1, {"--tensor-parallel", "2"});
+  alone.erase(alone.begin());
+  const Finished run = run_weft(alone);
+  EXPECT_EQ(run.exit_code, 2);
+  EXPECT_NE(run.err.find("need several ranks"), std::string::npos) << run.err;
+}
+
+TEST(mpi, doctor_measures_every_pair) {
+  const std::string file = fmt::format("{}/links-{}.json", testing::TempDir(), getpid());
+  const Finished run = mpirun({"-n", "3", WEFT_PROGRAM, "doctor", "--ranks", "--topology", file});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(count(run.out, " us "), 6u) << run.out;
+  EXPECT_EQ(run_weft({"topo", file}).exit_code, 0);
 }
 
 TEST(mpi, ranks_with_another_model_are_refused) {

@@ -1,0 +1,97 @@
+#include "cli/rank_options.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "comm/handshake.h"
+#include "comm/mpi_transport.h"
+#include "comm/topology.h"
+#include "formats/checkpoint.h"
+
+namespace weft::cli {
+namespace {
+
+// A process is in one job at most, from the first call of meet_ranks() to its end.
+std::unique_ptr<comm::MpiJob>& job() {
+  static std::unique_ptr<comm::MpiJob> the_job;
+  return the_job;
+}
+
+[[noreturn]] void follow_and_exit(parallel::Crew& crew,
+                                  std::shared_ptr<const formats::Checkpoint> checkpoint,
+                                  size_t threads) {
+  {
+    ThreadPool pool(threads);
+    const auto share = models::load_language_model(std::move(checkpoint), pool.cores(), {},
+                                                   models::HeadLoading::kNow, nullptr, {}, crew.team);
+    parallel::follow(crew, *share, pool.cores());
+  }
+  job().reset();
+  std::fflush(nullptr);
+  std::_Exit(0);  // what is left to destroy belongs to rank 0's way out
+}
+
+}  // namespace
+
+void add_rank_options(CLI::App& command, RankOptions& options) {
+  command
+      .add_option("--tensor-parallel", options.tensor,
+                  "Ranks (mpirun, srun) that share the weights between them")
+      ->default_str("all ranks")
+      ->check(CLI::Range(size_t{1}, comm::kMaxRanks));
+  command
+      .add_option("--sequence-parallel", options.sequence,
+                  "Teams of ranks that share the tokens of a long prompt between them")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, comm::kMaxRanks));
+  command
+      .add_option("--exchange", options.exchange,
+                  "How those pass keys and values round: tasp, direct, zigzag")
+      ->capture_default_str()
+      ->type_name("NAME");
+}
+
+std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
+                                           const std::filesystem::path& model, size_t threads) {
+  if (!comm::is_launched_as_rank()) {
+    if (options.tensor > 1 || options.sequence > 1)
+      fail(ErrorKind::kInvalidInput,
+           "--tensor-parallel and --sequence-parallel need several ranks. Example: mpirun -n {} "
+           "weft generate ...",
+           std::max<size_t>(1, options.tensor) * options.sequence);
+    return nullptr;
+  }
+  if (!job()) job() = comm::MpiJob::join();
+  const comm::Communicator& ranks = job()->ranks();
+  parallel::RankPlan plan{
+      .tensor = options.tensor, .sequence = options.sequence, .exchange = options.exchange};
+  if (plan.tensor == 0) plan.tensor = std::max<size_t>(1, ranks.size() / plan.sequence);
+  std::shared_ptr<const formats::Checkpoint> checkpoint = formats::open_checkpoint(model);
+  comm::shake_hands(ranks, {.version = WEFT_VERSION,
+                            .model = parallel::fingerprint(*checkpoint),
+                            .plan = plan.describe()});
+  auto crew = parallel::make_crew(ranks, plan);
+  if (ranks.rank() != 0) follow_and_exit(*crew, std::move(checkpoint), threads);
+  return crew;
+}
+
+size_t prompt_chunk(const parallel::Crew& crew) {
+  // Two stretches for each team, each as long as a pass of one process: pieces that are worth
+  // sending.
+  return crew.plan.sequence == 1 ? 512 : 1024 * crew.plan.sequence;
+}
+
+void end_job_after_error(int exit_code) {
+  if (!job()) return;
+  std::fflush(nullptr);
+  job()->end_job(exit_code);
+}
+
+std::string rank_prefix() {
+  return job() ? fmt::format("rank {}: ", job()->ranks().rank()) : std::string();
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,68 @@
+// Several ranks that run one language model: rank 0 leads, the others follow its forward passes.
+//
+// Ranks form a grid of sequence x tensor. Ranks of one tensor team (neighbours) each have a share
+// of the weights. Each team has all tokens' keys and values; a long piece of a prompt is divided
+// among the teams (ExchangedAttention), everything else, each team computes for itself: there is
+// nothing to send, and all caches stay alike.
+//
+// What rank 0 sends before a pass: which blocks were copied and which ones sequences lie in
+// (LeadingPages), the tokens, and whose logits are wanted. Followers sample nothing and know no
+// requests.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+#include "formats/checkpoint.h"
+#include "models/language_model.h"
+#include "parallel/spread_attention.h"
+#include "parallel/tensor_team.h"
+
+namespace weft::parallel {
+
+struct RankPlan {
+  size_t tensor = 1, sequence = 1;  // their product is the number of ranks
+  std::string exchange = "tasp";    // of keys and values: tasp, direct or zigzag
+
+  std::string describe() const;  // "tensor 2 x sequence 2 (tasp)", the same on all ranks
+};
+
+// What a prompt's piece must have for each team to be divided among them: below, sending costs more
+// than it saves.
+inline constexpr size_t kSpreadTokens = 4 * kernels::kPageTokens;
+
+struct Crew {
+  comm::Communicator ranks;
+  RankPlan plan;
+  std::shared_ptr<models::TensorTeam> team;    // none for tensor = 1
+  std::unique_ptr<ExchangedAttention> spread;  // none for sequence = 1
+};
+
+// kInvalidInput: a plan for another number of ranks, or an unknown exchange (lists the known ones).
+std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan& plan);
+
+// "NAME (0123456789abcdef)": a file's name with a fingerprint of its tensors' names, shapes, types
+// and samples of their values, for the handshake.
+std::string fingerprint(const formats::Checkpoint& checkpoint);
+
+// Rank 0's model: loads its share and leads. Dismisses the followers when it goes. Its forward
+// passes are for one engine thread and for caches that are LeadingPages; it has no head apart from
+// its layers.
+std::unique_ptr<models::LanguageModel> lead(std::shared_ptr<Crew> crew,
+                                            std::unique_ptr<models::LanguageModel> share);
+
+// One forward pass over the new tokens of one sequence, divided among the members of `spread`, each
+// of which calls it with the whole model and the whole input. The logits, if wanted, are the first
+// member's.
+void spread_pass(ExchangedAttention& spread, const models::LanguageModel& model, SharedPages& pages,
+                 const models::SequenceInput& whole, float* logits, models::Workspace& workspace,
+                 const CoreSet& cores);
+
+// The other ranks: follow until dismissed. kPeerLost: rank 0 is gone.
+void follow(Crew& crew, const models::LanguageModel& share, const CoreSet& cores);
+
+}  // namespace weft::parallel

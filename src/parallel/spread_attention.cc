@@ -1,0 +1,323 @@
+#include "parallel/spread_attention.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "base/error.h"
+
+namespace weft::parallel {
+namespace {
+
+using kernels::kPageTokens;
+using Clock = std::chrono::steady_clock;
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds), begin_(Clock::now()) {}
+  ~Stopwatch() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+
+ private:
+  double& seconds_;
+  Clock::time_point begin_;
+};
+
+// out, with the log-sum-exp a of its keys, and part, with b, become the result over both.
+void merge(float* out, float& a, const float* part, float b, size_t dim) {
+  if (a == -std::numeric_limits<float>::infinity()) {
+    std::copy_n(part, dim, out);
+    a = b;
+    return;
+  }
+  const float larger = std::max(a, b), smaller = std::min(a, b);
+  const float weight = 1 / (1 + std::exp2(a - b));  // of the part; 0 where 2^(a - b) overflows
+  for (size_t i = 0; i < dim; ++i) out[i] += weight * (part[i] - out[i]);
+  a = larger + std::log2(1 + std::exp2(smaller - larger));
+}
+
+}  // namespace
+
+PagePlacement::PagePlacement(const Exchange& exchange, bool zigzag, bool causal,
+                             size_t first_position, size_t num_tokens)
+    : first_position_(first_position), num_tokens_(num_tokens) {
+  const size_t end_page = (end_position() + kPageTokens - 1) / kPageTokens;
+  pages_ = {.num_tokens = end_page - first_page(),
+            .num_ranks = exchange.num_ranks,
+            .num_pieces = exchange.num_pieces,
+            .causal = causal,
+            .zigzag = zigzag};
+}
+
+TokenRange PagePlacement::tokens(TokenRange pages) const {
+  const auto position = [&](size_t page) {
+    return std::clamp((first_page() + page) * kPageTokens, first_position_, end_position());
+  };
+  return {position(pages.begin), position(pages.end)};
+}
+
+ExchangedAttention::ExchangedAttention(comm::Communicator ranks, Exchange exchange, bool zigzag,
+                                       bool causal)
+    : ranks_(std::move(ranks)), exchange_(std::move(exchange)), zigzag_(zigzag), causal_(causal) {
+  WEFT_ASSERT(causal_ || !zigzag_);
+  if (exchange_.num_ranks != ranks_.size())
+    fail(ErrorKind::kInvalidInput, "the exchange '{}' is for {} ranks, there are {}",
+         exchange_.name, exchange_.num_ranks, ranks_.size());
+  if (const std::string fault = fault_of(exchange_); !fault.empty())
+    fail(ErrorKind::kInvalidInput, "the exchange '{}' is no exchange: {}", exchange_.name, fault);
+}
+
+void ExchangedAttention::begin(SharedPages& cache, size_t sequence, size_t first_position,
+                               size_t num_tokens) {
+  cache_ = &cache;
+  sequence_ = sequence;
+  placement_ = PagePlacement(exchange_, zigzag_, causal_, first_position, num_tokens);
+}
+
+size_t ExchangedAttention::piece_bytes(Piece p) const {
+  return placement_.pages().piece_tokens(p.source, p.piece) * page_bytes_;
+}
+
+// This rank's keys and values into its own cache.
+void ExchangedAttention::store(size_t layer, const float* k, const float* v) {
+  const size_t stride = shape_.kv.num_kv_heads * shape_.kv.head_dim;
+  reserved_ = cache_->reserved(layer, sequence_);
+  size_t row = 0;
+  for (const TokenRange& stretch :
+       {placement_.front(ranks_.rank()), placement_.back(ranks_.rank())})
+    for (size_t position = stretch.begin; position < stretch.end;) {
+      const size_t in_page = position % kPageTokens;
+      const size_t count = std::min(stretch.end - position, kPageTokens - in_page);
+      const kernels::KvPage& page = reserved_[position / kPageTokens];
+      kernels::write_kv(shape_.kv, cache_->format(), const_cast<uint8_t*>(page.data),
+                        page.head_stride, in_page, count, k + row * stride, v + row * stride,
+                        stride);
+      position += count;
+      row += count;
+    }
+}
+
+// A piece is its pages, head by head.
+void ExchangedAttention::pack(Piece p, std::span<uint8_t> to) const {
+  const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
+  uint8_t* at = to.data();
+  for (const TokenRange& stretch : {placement_.pages().piece_front(p.source, p.piece),
+                                    placement_.pages().piece_back(p.source, p.piece)})
+    for (size_t i = stretch.begin; i < stretch.end; ++i)
+      for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
+        std::memcpy(at, reserved_[placement_.first_page() + i].head_keys(head), head_bytes);
+}
+
+void ExchangedAttention::unpack(Piece p, std::span<const uint8_t> from) const {
+  const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
+  const uint8_t* at = from.data();
+  for (const TokenRange& stretch : {placement_.pages().piece_front(p.source, p.piece),
+                                    placement_.pages().piece_back(p.source, p.piece)})
+    for (size_t i = stretch.begin; i < stretch.end; ++i)
+      for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
+        std::memcpy(const_cast<uint8_t*>(reserved_[placement_.first_page() + i].head_keys(head)),
+                    at, head_bytes);
+}
+
+std::span<const uint8_t> ExchangedAttention::find(const std::vector<Held>& held,
+                                                  Piece piece) const {
+  const auto it =
+      std::find_if(held.begin(), held.end(), [&](const Held& h) { return h.id == piece; });
+  return it == held.end() ? std::span<const uint8_t>() : it->bytes;
+}
+
+void ExchangedAttention::add_pages(TokenRange pages, Pages& list) const {
+  for (size_t i = pages.begin; i < pages.end; ++i)
+    list.push_back(reserved_[placement_.first_page() + i]);
+}
+
+void ExchangedAttention::see(const Pages& pages, size_t first_row, size_t num_rows, const float* q,
+                             float* out, const CoreSet& cores) {
+  if (pages.empty() || num_rows == 0) return;
+  const size_t heads = shape_.num_heads, dim = shape_.kv.head_dim, stride = heads * dim;
+  // The sequence's last page, which may not be full, is the last of its list (add_received()).
+  const size_t last = placement_.end_position() - 1;
+  size_t length = pages.size() * kPageTokens;
+  if (pages.back().data == reserved_[last / kPageTokens].data)
+    length -= kPageTokens - 1 - last % kPageTokens;
+  float* const part = part_.need(num_rows * stride);
+  float* const part_sums = part_log_sums_.need(num_rows * heads);
+  const kernels::AttentionCall call[] = {{.q = q + first_row * stride,
+                                          .q_stride = stride,
+                                          .out = part,
+                                          .out_stride = stride,
+                                          .num_tokens = num_rows,
+                                          .kv = {.pages = pages, .length = length},
+                                          .sees_all = true,
+                                          .log_sum = part_sums}};
+  kernels::attention(shape_, call, attention_, cores);
+  float* const sums = log_sums_.data();
+  cores.parallel_for(num_rows, 16, [&](size_t begin, size_t end, size_t) {
+    for (size_t row = begin; row < end; ++row)
+      for (size_t h = 0; h < heads; ++h)
+        merge(out + (first_row + row) * stride + h * dim, sums[(first_row + row) * heads + h],
+              part + row * stride + h * dim, part_sums[row * heads + h], dim);
+  });
+}
+
+// This rank's queries and its own keys, and those of earlier tokens, which everybody has. Causal: a
+// sequence of its own, in which the stretch at the back follows the one at the front.
+void ExchangedAttention::attend_own(const float* q, float* out, const CoreSet& cores) {
+  const size_t heads = shape_.num_heads, dim = shape_.kv.head_dim, stride = heads * dim;
+  const size_t rank = ranks_.rank(), before = placement_.first_page();
+  const TokenRange front = placement_.front(rank), back = placement_.back(rank);
+  const TokenRange front_pages = placement_.pages().front(rank);
+  const TokenRange back_pages = placement_.pages().back(rank);
+  float* const sums = log_sums_.need((front.size() + back.size()) * heads);
+  Pages pages(reserved_.begin(), reserved_.begin() + static_cast<ptrdiff_t>(before));
+  add_pages(front_pages, pages);
+  add_pages(back_pages, pages);
+  if (!causal_) {
+    std::fill_n(sums, (front.size() + back.size()) * heads,
+                -std::numeric_limits<float>::infinity());
+    return see(pages, 0, front.size(), q, out, cores);
+  }
+  std::vector<kernels::AttentionCall> calls;
+  const auto add_call = [&](TokenRange stretch, TokenRange its_pages, size_t pages_before,
+                            size_t first_row) {
+    if (stretch.size() == 0) return;
+    const size_t first = (before + pages_before) * kPageTokens +
+                         (stretch.begin - (before + its_pages.begin) * kPageTokens);
+    calls.push_back({.q = q + first_row * stride,
+                     .q_stride = stride,
+                     .out = out + first_row * stride,
+                     .out_stride = stride,
+                     .num_tokens = stretch.size(),
+                     .first_position = first,
+                     .kv = {.pages = pages, .length = first + stretch.size()},
+                     .log_sum = sums + first_row * heads});
+  };
+  add_call(front, front_pages, 0, 0);
+  add_call(back, back_pages, front_pages.size(), front.size());
+  kernels::attention(shape_, calls, attention_, cores);
+}
+
+// Causal, by the ranks that pieces come from: what is at the front of an earlier rank is older than
+// all of mine; of a later rank, the front is older than my back, and so is its back.
+void ExchangedAttention::attend_received(std::span<const Held> held, const float* q, float* out,
+                                         const CoreSet& cores) {
+  const size_t rank = ranks_.rank();
+  const size_t num_front = placement_.front(rank).size(), num_back = placement_.back(rank).size();
+  const TokenRange* tail = nullptr;  // the piece with the sequence's last page
+  std::vector<TokenRange> stretches;
+  stretches.reserve(2 * held.size());
+  seen_by_front_.clear();
+  seen_by_back_.clear();
+  const size_t end = placement_.pages().num_tokens;
+  const auto add = [&](TokenRange stretch, bool front_sees, bool back_sees) {
+    if (stretch.size() == 0) return;
+    if (stretch.end == end && (front_sees || back_sees)) {
+      stretches.push_back(stretch);
+      tail = &stretches.back();
+      return;
+    }
+    if (front_sees) add_pages(stretch, seen_by_front_);
+    if (back_sees) add_pages(stretch, seen_by_back_);
+  };
+  for (const Held& h : held) {
+    const size_t s = h.id.source;
+    const bool earlier = s < rank;
+    add(placement_.pages().piece_front(s, h.id.piece), !causal_ || earlier, !causal_ || zigzag_);
+    add(placement_.pages().piece_back(s, h.id.piece), !causal_, !causal_ || !earlier);
+  }
+  if (tail != nullptr) {  // only without a mask: nobody is younger
+    add_pages(*tail, seen_by_front_);
+    add_pages(*tail, seen_by_back_);
+  }
+  see(seen_by_front_, 0, num_front, q, out, cores);
+  see(seen_by_back_, num_front, num_back, q, out, cores);
+}
+
+void ExchangedAttention::attend(const kernels::AttentionShape& shape, size_t layer, const float* q,
+                                const float* k, const float* v, float* out, const CoreSet& cores) {
+  if (shape.window != 0)
+    fail(ErrorKind::kUnsupported,
+         "sequence parallelism does not know sliding windows: use --sequence-parallel 1");
+  shape_ = shape;
+  page_bytes_ = shape.kv.page_bytes(cache_->format());
+  const auto rank = static_cast<uint16_t>(ranks_.rank());
+
+  // Room for pieces: the widest step's.
+  const auto resize = [&](Buffer& buffer, size_t bytes) {
+    if (buffer.bytes() < bytes) buffer = Buffer(bytes, "pieces of keys and values");
+  };
+  {
+    const Stopwatch timer(times.copying_s);
+    store(layer, k, v);
+    own_.clear();
+    held_.clear();
+    size_t own_bytes = 0, widest = 0;
+    for (uint16_t c = 0; c < exchange_.num_pieces; ++c) own_bytes += piece_bytes({rank, c});
+    for (const auto& step : exchange_.steps) {
+      size_t arriving = 0;
+      for (const Transfer& t : step)
+        if (t.to == rank) arriving += piece_bytes({t.source, t.piece});
+      widest = std::max(widest, arriving);
+    }
+    resize(buffers_[0], own_bytes);
+    resize(buffers_[1], widest);
+    resize(buffers_[2], widest);
+    size_t used = 0;
+    for (uint16_t c = 0; c < exchange_.num_pieces; ++c) {
+      const size_t bytes = piece_bytes({rank, c});
+      own_.push_back({{rank, c}, {buffers_[0].data() + used, bytes}});
+      pack({rank, c}, own_.back().bytes);
+      used += bytes;
+    }
+  }
+
+  std::vector<comm::Request> requests;
+  for (size_t t = 0; t <= exchange_.steps.size(); ++t) {
+    requests.clear();
+    arriving_.clear();
+    if (t < exchange_.steps.size()) {
+      const bool sends = part != SpreadPart::kAttention;
+      const auto& step = exchange_.steps[t];
+      size_t used = 0;
+      for (size_t i = 0; i < step.size(); ++i) {
+        if (step[i].to != rank) continue;
+        const Piece piece{step[i].source, step[i].piece};
+        const size_t bytes = piece_bytes(piece);
+        arriving_.push_back({piece, {buffers_[1 + t % 2].data() + used, bytes}});
+        used += bytes;
+        if (!sends) continue;
+        requests.push_back(ranks_.ireceive(std::as_writable_bytes(arriving_.back().bytes),
+                                           step[i].from, static_cast<uint32_t>(t << 14 | i)));
+      }
+      for (size_t i = 0; i < step.size(); ++i) {
+        if (step[i].from != rank || !sends) continue;
+        const Piece piece{step[i].source, step[i].piece};
+        const auto bytes = piece.source == rank ? find(own_, piece) : find(held_, piece);
+        requests.push_back(
+            ranks_.isend(std::as_bytes(bytes), step[i].to, static_cast<uint32_t>(t << 14 | i)));
+      }
+    }
+    if (part != SpreadPart::kTransfers) {
+      const Stopwatch timer(times.attention_s);
+      if (t == 0)
+        attend_own(q, out, cores);
+      else
+        attend_received(held_, q, out, cores);
+    }
+    try {
+      const Stopwatch timer(times.waiting_s);
+      for (comm::Request& request : requests) request.wait();
+    } catch (const Error& error) {
+      throw error.in(fmt::format("attention of layer {}, step {} of {}", layer, t + 1,
+                                 exchange_.steps.size()));
+    }
+    const Stopwatch timer(times.copying_s);
+    for (const Held& h : arriving_) unpack(h.id, h.bytes);
+    std::swap(held_, arriving_);
+  }
+  cache_->set_length(layer, sequence_, placement_.end_position());
+}
+
+}  // namespace weft::parallel

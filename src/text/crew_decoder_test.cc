@@ -1,0 +1,223 @@
+// A language model over several ranks (threads here): the answers of one process.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <mutex>
+
+#include "base/error.h"
+#include "comm/thread_transport.h"
+#include "formats/random_model.h"
+#include "parallel/crew.h"
+#include "text/decoder.h"
+#include "text/kv_cache.h"
+
+namespace weft::text {
+namespace {
+
+using comm::Communicator;
+using models::LanguageModel;
+using parallel::RankPlan;
+
+// "tiny" has 4 heads over 2 heads of keys and values, 512 features in its MLP, a context of 512.
+std::filesystem::path model_file(const std::string& mix) {
+  static std::map<std::string, std::filesystem::path> made;
+  auto& path = made[mix];
+  if (path.empty()) {
+    path =
+        std::filesystem::path(testing::TempDir()) / fmt::format("crew-{}-{}.gguf", mix, getpid());
+    formats::write_random_model(path, "tiny", formats::quant_mix(mix), 5, CoreSet());
+  }
+  return path;
+}
+
+std::vector<Token> prompt_of(size_t length) {
+  std::vector<Token> out;
+  for (size_t t = 0; t < length; ++t) out.push_back(static_cast<Token>((t * t * 7 + t * 3) % 500));
+  return out;
+}
+
+// Runs body(model) on rank 0 of a crew; the other ranks follow.
+template <typename Body>
+void with_crew(const std::string& file, const RankPlan& plan, Body&& body) {
+  comm::run_thread_ranks(plan.tensor * plan.sequence, [&](const Communicator& ranks) {
+    const auto crew = parallel::make_crew(ranks, plan);
+    auto share = models::load_language_model(formats::open_checkpoint(model_file(file)), CoreSet(),
+                                             {}, models::HeadLoading::kNow, nullptr, {}, crew->team);
+    if (ranks.rank() == 0)
+      body(std::shared_ptr<const LanguageModel>(parallel::lead(crew, std::move(share))));
+    else
+      parallel::follow(*crew, *share, CoreSet());
+  });
+}
+
+std::shared_ptr<const LanguageModel> whole_model(const std::string& mix) {
+  return models::load_language_model(formats::open_checkpoint(model_file(mix)), CoreSet());
+}
+
+// Logits after the prompt and after each of `answer` greedy tokens.
+struct Answer {
+  std::vector<Token> tokens;
+  std::vector<std::vector<float>> logits;
+};
+Answer greedy(const LanguageModel& model, std::span<const Token> prompt, size_t chunk,
+              size_t answer) {
+  KvCache cache(KvCacheOptions{
+      .num_layers = model.config().num_layers, .shape = model.kv_shape(), .capacity_tokens = 512});
+  const auto workspace = model.make_workspace();
+  const SequenceId sequence = cache.create();
+  Answer out;
+  size_t stored = 0;
+  const auto read = [&](std::span<const Token> tokens, bool last) {
+    EXPECT_TRUE(cache.reserve(sequence, tokens.size()));
+    std::vector<float> logits(model.config().vocab_size);
+    const models::SequenceInput input{
+        .sequence = sequence,
+        .tokens = tokens,
+        .first_position = stored,
+        .logits = last ? models::LogitsWanted::kLast : models::LogitsWanted::kNone};
+    model.forward({&input, 1}, cache, logits.data(), *workspace, CoreSet());
+    stored += tokens.size();
+    if (!last) return;
+    out.tokens.push_back(
+        static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+    out.logits.push_back(std::move(logits));
+  };
+  for (size_t done = 0; done < prompt.size(); done += chunk)
+    read(prompt.subspan(done, std::min(chunk, prompt.size() - done)),
+         done + chunk >= prompt.size());
+  for (size_t i = 0; i < answer; ++i) {
+    const Token last = out.tokens.back();
+    read({&last, 1}, true);
+  }
+  return out;
+}
+
+// The bound of docs/clusters.md. Sums over ranks round in another order (2^-24 of a value), which
+// may turn the rounding of a key, value (f16: 2^-11) or activation (int8: 2^-8 of a block's
+// largest) the other way; each such turn moves a logit by that part of one of some hundred
+// summands. f32 weights: 2^-11 of the largest logit; int8 activations: 2^-5.
+double bound(const std::string& mix) { return mix == "f16" ? 1.0 / 2048 : 1.0 / 32; }
+
+void expect_like_one_process(const std::string& mix, const RankPlan& plan, size_t prompt_length,
+                             size_t chunk) {
+  const std::vector<Token> prompt = prompt_of(prompt_length);
+  const Answer expected = greedy(*whole_model(mix), prompt, chunk, 6);
+  Answer got;
+  with_crew(mix, plan, [&](const auto& model) { got = greedy(*model, prompt, chunk, 6); });
+  ASSERT_EQ(got.logits.size(), expected.logits.size());
+  double worst = 0;
+  for (size_t i = 0; i < got.logits.size(); ++i) {
+    double largest = 0, difference = 0, second = 0;
+    const double first =
+        static_cast<double>(expected.logits[i][static_cast<size_t>(expected.tokens[i])]);
+    second = -1e30;
+    for (size_t k = 0; k < got.logits[i].size(); ++k) {
+      const double x = static_cast<double>(expected.logits[i][k]);
+      largest = std::max(largest, std::abs(x));
+      difference = std::max(difference, std::abs(static_cast<double>(got.logits[i][k]) - x));
+      if (static_cast<Token>(k) != expected.tokens[i]) second = std::max(second, x);
+    }
+    worst = std::max(worst, difference / largest);
+    EXPECT_LE(difference, bound(mix) * largest)
+        << mix << ", " << plan.describe() << ", token " << i;
+    if (first - second <= 2 * difference) break;  // a tie, which may fall either way
+    EXPECT_EQ(got.tokens[i], expected.tokens[i]) << mix << ", " << plan.describe();
+  }
+  RecordProperty("worst_of_largest_logit", fmt::format("{:.2e}", worst));
+}
+
+TEST(crew, tensor_parallel_answers_like_one_process) {
+  for (const std::string mix : {"f16", "q8_0", "q4_0", "q4_K"})
+    expect_like_one_process(mix, {.tensor = 2}, 100, 64);
+}
+
+TEST(crew, sequence_parallel_answers_like_one_process) {
+  for (const std::string exchange : {"tasp", "direct", "zigzag"})
+    for (const size_t n : {2, 3}) {
+      expect_like_one_process("f16", {.sequence = n, .exchange = exchange}, 400, 400);
+      expect_like_one_process("q8_0", {.sequence = n, .exchange = exchange}, 389, 389);
+    }
+}
+
+TEST(crew, pieces_of_a_prompt_are_divided_or_not_as_they_are_long) {
+  expect_like_one_process("f16", {.sequence = 2}, 450, 300);  // 300 divided, 150 not
+  expect_like_one_process("f16", {.sequence = 2}, 100, 100);
+}
+
+TEST(crew, both_at_once) {
+  expect_like_one_process("q8_0", {.tensor = 2, .sequence = 2}, 400, 400);
+  expect_like_one_process("f16", {.tensor = 2, .sequence = 3}, 420, 420);
+}
+
+TEST(crew, two_runs_give_the_same_bits) {
+  const std::vector<Token> prompt = prompt_of(300);
+  std::vector<Answer> answers(2);
+  for (Answer& answer : answers)
+    with_crew("q8_0", {.tensor = 2, .sequence = 2},
+              [&](const auto& model) { answer = greedy(*model, prompt, 300, 3); });
+  EXPECT_EQ(answers[0].logits, answers[1].logits);
+}
+
+// Requests that share prefixes, come and go: blocks are shared, copied and used again, on all ranks
+// alike.
+TEST(crew, many_requests_with_common_prefixes_answer_as_in_one_process) {
+  const auto run = [](const std::shared_ptr<const LanguageModel>& model) {
+    const auto decoder = make_plain_decoder(model, {.capacity_tokens = 512}, CoreSet());
+    std::map<RequestId, std::vector<Token>> answers;
+    for (RequestId id = 0; id < 6; ++id) {
+      DecodeRequest request;
+      request.prompt = prompt_of(40 + 3 * id);  // begins as the one before
+      if (id % 2 == 1) request.prompt.back() = 7;
+      request.sampling.temperature = 0;
+      request.max_tokens = 30;
+      decoder->start(id, request);
+      std::vector<RequestId> ended;
+      for (int step = 0; step < 20; ++step)
+        for (const DecodedToken& token : decoder->step({.max_prompt_tokens = 24})) {
+          answers[token.request].push_back(token.sampled.token);
+          if (token.last) ended.push_back(token.request);
+        }
+      for (const RequestId e : ended) decoder->finish(e);
+    }
+    return answers;
+  };
+  const auto expected = run(whole_model("f16"));
+  with_crew("f16", {.tensor = 2}, [&](const auto& model) { EXPECT_EQ(run(model), expected); });
+  with_crew("f16", {.sequence = 2}, [&](const auto& model) { EXPECT_EQ(run(model), expected); });
+}
+
+TEST(crew, what_cannot_be_divided_is_refused) {
+  const auto words = [](const RankPlan& plan, size_t ranks) {
+    try {
+      comm::run_thread_ranks(ranks, [&](const Communicator& all) {
+        const auto crew = parallel::make_crew(all, plan);
+        models::load_language_model(formats::open_checkpoint(model_file("f16")), CoreSet(), {},
+                                    models::HeadLoading::kNow, nullptr, {}, crew->team);
+      });
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing");
+  };
+  EXPECT_NE(words({.tensor = 3}, 3).find("2 heads of keys and values"), std::string::npos);
+  EXPECT_NE(words({.tensor = 2, .sequence = 2}, 3).find("is not the number of ranks, 3"),
+            std::string::npos);
+  EXPECT_NE(words({.sequence = 2, .exchange = "spiral"}, 2).find("Known are tasp"),
+            std::string::npos);
+  EXPECT_EQ(words({.tensor = 2}, 2), "nothing");
+}
+
+TEST(crew, fingerprints_tell_models_apart) {
+  const auto of = [](const std::string& mix) {
+    return parallel::fingerprint(*formats::open_checkpoint(model_file(mix)));
+  };
+  EXPECT_EQ(of("f16"), of("f16"));
+  EXPECT_NE(of("f16").substr(of("f16").find('(')), of("q8_0").substr(of("q8_0").find('(')));
+}
+
+}  // namespace
+}  // namespace weft::text

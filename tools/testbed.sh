@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# A test bed on one machine: hosts as network namespaces, joined by links of a given rate, with one MPI
+# rank in each. Takes everything down again when the command ends.
+#   tools/testbed.sh mesh 4 100mbit -- build/release/weft bench tasp --threads 1
+#   tools/testbed.sh switch 4 1gbit --fault 5:slow:0-1:10mbit -- build/release/weft generate ...
+#
+#   mesh      a link of its own for every pair of hosts
+#   switch    one port for each host, on a bridge
+#   HOSTS     2 to 16
+#   RATE      of a link or port, each way, as tc writes it (100mbit); "unlimited" for none
+# --delay D   of a packet (1ms). Refused where the kernel has no netem.
+# --fault S:slow:A-B:RATE   after S seconds the link of two hosts (mesh), or A's port, has another rate
+# --fault S:drop:A-B        ... loses everything
+# --show      print the launcher's settings
+#
+# Needs root and the packages iproute2 and openmpi-bin. Ranks talk through the links alone: each has its
+# own host name and address, and MPI's shared memory is off.
+set -euo pipefail
+
+die() { echo "testbed: $*" >&2; exit 2; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d' >&2; exit 2; }
+
+[ $# -ge 3 ] || usage
+shape=$1 hosts=$2 rate=$3
+shift 3
+delay="" show="" faults=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case $1 in
+    --delay) delay=$2; shift 2 ;;
+    --fault) faults+=("$2"); shift 2 ;;
+    --show) show=yes; shift ;;
+    *) die "unknown option '$1'" ;;
+  esac
+done
+[ $# -gt 1 ] || usage
+shift
+case $shape in mesh | switch) ;; *) die "'$shape' is no shape: mesh or switch" ;; esac
+[[ $hosts =~ ^[0-9]+$ ]] && [ "$hosts" -ge 2 ] && [ "$hosts" -le 16 ] || die "'$hosts' hosts: 2 to 16"
+[ "$(id -u)" -eq 0 ] || die "network namespaces need root"
+for program in ip tc mpirun; do
+  command -v $program >/dev/null || die "$program is missing: apt-get install iproute2 openmpi-bin"
+done
+
+bed=wb$$
+work=$(mktemp -d)
+background=()
+clean() {
+  for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for ((i = 0; i < hosts; i++)); do ip netns del "$bed-$i" 2>/dev/null || true; done
+  ip netns del "$bed-s" 2>/dev/null || true
+  rm -rf "$work"
+}
+trap clean EXIT
+trap 'exit 130' INT TERM
+ip netns add "$bed-s" 2>"$work/error" || die "no network namespaces here: $(cat "$work/error")"
+
+# shape_link NAMESPACE DEVICE RATE: what leaves by it. A short bucket: little goes ahead of the rate.
+shape_link() {
+  [ "$3" != unlimited ] || return 0
+  ip netns exec "$1" tc qdisc replace dev "$2" root handle 1: tbf rate "$3" burst 16kb latency 40ms
+  [ -z "$delay" ] || ip netns exec "$1" tc qdisc add dev "$2" parent 1:1 netem delay "$delay" ||
+    die "this kernel cannot delay packets (no netem): leave --delay out"
+}
+
+for ((i = 0; i < hosts; i++)); do
+  ip netns add "$bed-$i"
+  ip -n "$bed-$i" link set lo up
+done
+if [ "$shape" = switch ]; then
+  ip -n "$bed-s" link add name bridge type bridge
+  ip -n "$bed-s" link set bridge up
+  for ((i = 0; i < hosts; i++)); do
+    ip link add d0 netns "$bed-$i" type veth peer name "p$i" netns "$bed-s"
+    ip -n "$bed-s" link set "p$i" master bridge
+    ip -n "$bed-s" link set "p$i" up
+    ip -n "$bed-$i" addr add "10.77.$i.1/16" dev d0
+    ip -n "$bed-$i" link set d0 up
+    shape_link "$bed-$i" d0 "$rate"
+    shape_link "$bed-s" "p$i" "$rate"
+  done
+else
+  # One address for each host, on a device of its own; a route to each other host by their own link. MPI
+  # then never wonders which of many networks to take.
+  for ((i = 0; i < hosts; i++)); do
+    ip -n "$bed-$i" link add d0 type veth peer name d1
+    ip -n "$bed-$i" addr add "10.77.$i.1/32" dev d0
+    ip -n "$bed-$i" link set d0 up
+    ip -n "$bed-$i" link set d1 up
+  done
+  for ((i = 0; i < hosts; i++)); do
+    for ((j = i + 1; j < hosts; j++)); do
+      ip link add "e$j" netns "$bed-$i" type veth peer name "e$i" netns "$bed-$j"
+      ip -n "$bed-$i" link set "e$j" up
+      ip -n "$bed-$j" link set "e$i" up
+      ip -n "$bed-$i" addr add "10.78.$i.$((100 + j))/32" peer "10.78.$j.$((100 + i))" dev "e$j"
+      ip -n "$bed-$j" addr add "10.78.$j.$((100 + i))/32" peer "10.78.$i.$((100 + j))" dev "e$i"
+      ip -n "$bed-$i" route add "10.77.$j.1/32" dev "e$j" src "10.77.$i.1"
+      ip -n "$bed-$j" route add "10.77.$i.1/32" dev "e$i" src "10.77.$j.1"
+      shape_link "$bed-$i" "e$j" "$rate"
+      shape_link "$bed-$j" "e$i" "$rate"
+    done
+  done
+fi
+
+# mpirun calls this instead of ssh: agent ADDRESS COMMAND...
+cat >"$work/agent" <<AGENT
+#!/usr/bin/env bash
+i=\${1#10.77.}; i=\${i%%.*}; shift
+mkdir -p "$work/\$i"
+exec ip netns exec $bed-\$i unshare --uts sh -c "hostname host-\$i; TMPDIR=$work/\$i exec sh -c '\$*'"
+AGENT
+chmod +x "$work/agent"
+for ((i = 0; i < hosts; i++)); do echo "10.77.$i.1 slots=1"; done >"$work/hosts"
+
+# The settings of docs/clusters.md: full-duplex links, short socket buffers, one address for each rank.
+settings=(--mca plm_rsh_agent "$work/agent" --mca plm_rsh_no_tree_spawn 1
+          --mca orte_leave_session_attached 1 --mca pml ob1 --mca btl tcp,self
+          --mca btl_tcp_flags 1 --mca btl_tcp_sndbuf 65536 --mca btl_tcp_if_include d0
+          --mca oob_tcp_if_include d0)
+[ -z "$show" ] || echo "testbed: $shape of $hosts, $rate; mpirun ${settings[*]}" >&2
+
+for fault in "${faults[@]}"; do
+  IFS=: read -r after what pair other <<<"$fault"
+  a=${pair%-*} b=${pair#*-}
+  if [ "$shape" = mesh ]; then
+    ends=("$bed-$a e$b" "$bed-$b e$a")
+  else
+    ends=("$bed-$a d0" "$bed-s p$a")
+  fi
+  (
+    sleep "$after"
+    for end in "${ends[@]}"; do
+      read -r where device <<<"$end"
+      case $what in
+        slow) shape_link "$where" "$device" "$other" ;;
+        drop) ip -n "$where" link set "$device" down ;;
+      esac
+    done
+    echo "testbed: $what $pair $other" >&2
+  ) &
+  background+=($!)
+done
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+mkdir -p "$work/0"
+ip netns exec "$bed-0" unshare --uts sh -c "hostname host-0; TMPDIR=$work/0 exec \"\$@\"" sh \
+  mpirun --hostfile "$work/hosts" -n "$hosts" --map-by node --bind-to none "${settings[@]}" "$@"
