@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "base/shared_memory.h"
 
 namespace weft {
@@ -80,8 +81,12 @@ std::shared_ptr<uint8_t> Arena::take(size_t bytes) {
 
 void Arena::seal() {
   WEFT_ASSERT(memory_ != nullptr && !filled_);
-  for (const auto& chunk : chunks_)
-    if (const auto mapped = chunk.lock()) mapped->protect();
+  for (const auto& chunk : chunks_) {
+    const auto mapped = chunk.lock();
+    if (mapped == nullptr) continue;
+    use_huge_pages(mapped->data(), mapped->bytes());  // for all who map it
+    mapped->protect();
+  }
   memory_->seal();
 }
 

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <thread>
 
@@ -69,8 +70,7 @@ uint64_t next_seed() {
 
 // The median time per token of so many answers at once.
 double tpot(Contestant& contestant, size_t answers, const BenchOptions& options) {
-  const std::vector<LoadRequest> load(
-      answers, {.prompt_tokens = 32, .answer_tokens = options.quick ? size_t{64} : size_t{160}});
+  const std::vector<LoadRequest> load(answers, {.prompt_tokens = 32, .answer_tokens = 64});
   const LoadOutcome outcome = run_in_process(*contestant.executor, load, contestant.vocab_size(),
                                              next_seed(), options.stop);
   return quantile(outcome, &RequestOutcome::tpot_s, 0.5);
@@ -102,22 +102,33 @@ double gap_at_a_crash(Contestant& contestant, const BenchOptions& options) {
   return longest;
 }
 
+// The median, and between which two of the values the true one lies in 95 % of such experiments.
+std::string with_interval(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto n = static_cast<double>(values.size());
+  const auto rank = static_cast<size_t>(std::max(0.0, std::floor(n / 2 - 0.98 * std::sqrt(n))));
+  return fmt::format("{:.3f} ({:.3f} to {:.3f})", spread_of(values).median, values[rank],
+                     values[values.size() - 1 - rank]);
+}
+
 }  // namespace
 
 Report run_isolate(const BenchOptions& options) {
   ThreadPool pool(*std::max_element(options.threads.begin(), options.threads.end()));
   Report report;
   report.bench = "isolate";
-  report.notes.push_back(fmt::format(
-      "{} on {} cores. TPOT: median over answers; TTFT: of one prompt. Medians of the rounds.",
-      options.models.front().filename().string(), pool.size()));
+  report.notes.push_back(
+      fmt::format("{} on {} cores. TPOT: median over answers; TTFT: of one prompt. Medians of {} "
+                  "rounds, ratios with "
+                  "95 % intervals.",
+                  options.models.front().filename().string(), pool.size(), options.quick ? 7 : 25));
   Table costs{.name = "worker processes beside threads",
               .columns = {"executor", "what", "threads ms", "processes ms", "ratio"},
               .rows = {}};
   Table crashes{.name = "a worker is killed while 4 answers run",
                 .columns = {"executor", "usual gap ms", "longest gap ms"},
                 .rows = {}};
-  const int rounds = options.quick ? 5 : 11;
+  const int rounds = options.quick ? 7 : 25;
   double worst = 0;
   for (const std::string& partition : {std::string(), std::string("1:1")}) {
     if (!partition.empty() && pool.size() == 1) continue;
@@ -127,13 +138,16 @@ Report run_isolate(const BenchOptions& options) {
       const std::function<double()> contestants[] = {[&] { return measure(threads); },
                                                      [&] { return measure(processes); }};
       const auto values = alternate(rounds, contestants, options.stop);
-      const double ratio = spread_of(values[1]).median / spread_of(values[0]).median;
+      // Of the two in one round: what changes from round to round is the machine's.
+      std::vector<double> ratios;
+      for (size_t i = 0; i < values[0].size(); ++i) ratios.push_back(values[1][i] / values[0][i]);
+      const double ratio = spread_of(ratios).median;
       auto in_ms = [](std::vector<double> s) {
         for (double& value : s) value *= 1e3;
         return spread_of(s);
       };
       costs.rows.push_back({cell(name), cell(what), cell(in_ms(values[0]), 3),
-                            cell(in_ms(values[1]), 3), cell(ratio, 3)});
+                            cell(in_ms(values[1]), 3), cell(with_interval(std::move(ratios)))});
       return ratio;
     };
     for (const size_t answers : {1, 8})
@@ -141,7 +155,7 @@ Report run_isolate(const BenchOptions& options) {
                                       [&](Contestant& c) { return tpot(c, answers, options); }));
     compare("TTFT, 512 tokens", [&](Contestant& c) { return ttft(c, 512, options); });
     std::vector<double> gaps;
-    for (int i = 0; i < rounds; ++i) gaps.push_back(gap_at_a_crash(processes, options));
+    for (int i = 0; i < 7; ++i) gaps.push_back(gap_at_a_crash(processes, options));
     crashes.rows.push_back({cell(name), cell(tpot(processes, 4, options) * 1e3, 2),
                             cell(spread_of(gaps).median * 1e3, 1)});
   }

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 
 namespace weft::text {
 namespace {
@@ -52,6 +53,7 @@ void KvPool::make_resident() {
   // Refused (an old kernel, too little memory): pages come with first use, as without it.
   if (memory_.bytes() != 0) madvise(memory_.data(), memory_.bytes(), MADV_POPULATE_WRITE);
 #endif
+  use_huge_pages(memory_.data(), memory_.bytes());  // shared with other processes, it has none yet
 }
 
 uint8_t* KvPool::page(size_t layer, KvBlock block) {
