@@ -86,7 +86,7 @@ Report run_http(const BenchOptions& options) {
              cell(tokens / outcome.seconds, 0),
              cell(compute, 2),
              cell(http, 3),
-             percent(spread_of(shares).median),
+             cell(spread_of(shares).median * 100, 1),
              cell(http / tokens * 1e6, 1)};
     }
     table.rows.push_back(std::move(row));
