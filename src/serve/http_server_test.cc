@@ -170,6 +170,13 @@ TEST(http, an_echoed_prompt_has_logprobs_too) {
     for (size_t i = 0; i < answer; ++i)
       EXPECT_EQ(again["token_logprobs"][prompt + i], logprobs["token_logprobs"][prompt + i]);
   }
+  const Json prompt_alone = parsed(server.post(
+      "/v1/completions",
+      R"({"prompt": "abc", "echo": true, "logprobs": 0, "max_tokens": 0})"));
+  EXPECT_EQ(prompt_alone["choices"][0]["text"], "abc");
+  EXPECT_EQ(prompt_alone["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(prompt_alone["choices"][0]["logprobs"]["tokens"].size(), prompt);
+  EXPECT_EQ(prompt_alone["usage"]["completion_tokens"], 0);
   const auto streamed =
       events(server.post("/v1/completions", ask + R"(, "stream": true})")->body);
   EXPECT_EQ(streamed.front()["choices"][0]["text"], "abc");
@@ -203,7 +210,12 @@ TEST(http, models_tokens_and_health) {
   EXPECT_EQ(parsed(server.client().Get("/health"))["status"], "ok");
   const Json tokens = parsed(server.post("/tokenize", R"({"content": "Hello, world"})"));
   EXPECT_EQ(parsed(server.post("/detokenize", tokens.dump()))["content"], "Hello, world");
-  EXPECT_EQ(parsed(server.client().Get("/props"))["context_length"], 256);
+  const Json props = parsed(server.client().Get("/props"));
+  EXPECT_EQ(props["context_length"], 256);
+  EXPECT_TRUE(props["build"].get<std::string>().starts_with("weft ")) << props;
+  EXPECT_EQ(props["template_takes_tools"], true);
+  EXPECT_EQ(props["techniques"]["kv"], "16 bit");
+  EXPECT_EQ(props["techniques"]["isolated"], false);
 }
 
 TEST(http, embeddings_as_numbers_and_as_base64) {

@@ -136,7 +136,7 @@ Json models(const ModelSet& set) {
 }
 
 Json props(const ModelSet& set, const openai::RequestDefaults& defaults) {
-  Json out = {{"build", "weft"},
+  Json out = {{"build", "weft " WEFT_VERSION},
               {"ready", set.ready()},
               {"default_generation_settings", openai::to_json(defaults.sampling)}};
   const std::vector<ServedModel*> all = set.all();
@@ -145,7 +145,15 @@ Json props(const ModelSet& set, const openai::RequestDefaults& defaults) {
   out["model"] = first.name();
   out["context_length"] = first.model().context_length();
   out["executor"] = first.executor().name();
-  out["chat_template"] = first.model().chat_template_text();
+  const std::string_view chat_template = first.model().chat_template_text();
+  out["chat_template"] = chat_template;
+  out["can_chat"] = first.model().has_chat_template();
+  // Without, tools are told of in the system message.
+  out["template_takes_tools"] = chat_template.find("tools") != std::string_view::npos;
+  const bool tailors = !first.model().vocab_heads().empty();
+  out["techniques"] = {{"kv", first.model().memory_plan().kv},
+                       {"vocabulary", tailors ? Json(text::name(first.model().vocab_default())) : Json()},
+                       {"isolated", first.isolation() != nullptr}};
   return out;
 }
 

@@ -46,6 +46,10 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
       choices_.push_back({.job = std::move(job), .text = ChoiceText(tokenizer, request_)});
     }
   }
+  if (request_.max_tokens == 0) {  // the echo alone
+    for (Choice& choice : choices_) choice.open = false;
+    return;
+  }
   num_open_ = choices_.size();
   size_t submitted = 0;
   try {
@@ -80,6 +84,7 @@ Answer::~Answer() {
 
 std::vector<Answer::Piece> Answer::wait(std::chrono::milliseconds patience) {
   std::vector<Piece> pieces;
+  if (done()) return pieces;
   queue_->wait(events_, patience);
   for (const AnswerEvent& event : events_) {
     Choice& choice = choices_[event.choice];

@@ -331,8 +331,10 @@ AnswerRequest parse_completion_request(const Json& body, const text::TextModel& 
   const Fields fields(body);
   AnswerRequest request = parse_common(fields, model, defaults);
   request.filter = parse_answer_form(fields, model, formats::LeadingSpace::kKept);
-  request.max_tokens =
-      static_cast<size_t>(fields.integer("max_tokens", 1, kMaxTokens).value_or(kOpenAiDefault));
+  request.echo = fields.boolean("echo").value_or(false);
+  // With the prompt alone there is an answer to give, too.
+  request.max_tokens = static_cast<size_t>(
+      fields.integer("max_tokens", request.echo ? 0 : 1, kMaxTokens).value_or(kOpenAiDefault));
   if (const auto top = fields.integer("logprobs", 0, 20)) {
     request.want_logprobs = true;
     request.num_top_logprobs = static_cast<size_t>(*top);
@@ -342,7 +344,6 @@ AnswerRequest parse_completion_request(const Json& body, const text::TextModel& 
   if (const auto best_of = fields.integer("best_of", 1, 1000);
       best_of && static_cast<size_t>(*best_of) != request.num_choices)
     bad_field("best_of", "is not supported beyond 'n'");
-  request.echo = fields.boolean("echo").value_or(false);
   PromptList prompts =
       parse_prompts(fields, "prompt", model, defaults.max_choices / request.num_choices);
   request.prompts = std::move(prompts.tokens);

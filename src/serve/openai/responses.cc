@@ -129,7 +129,10 @@ ResponseHead new_head(const Answer& answer) {
 }
 
 WholeResponse::WholeResponse(const Answer& answer)
-    : choices_(answer.num_choices()), chat_(answer.request().chat) {}
+    : choices_(answer.num_choices()), chat_(answer.request().chat) {
+  if (answer.request().max_tokens == 0)
+    for (Choice& choice : choices_) choice.finish_reason = text::name(text::FinishReason::kLength);
+}
 
 void WholeResponse::add(const Answer::Piece& piece) {
   Choice& choice = choices_[piece.choice];
@@ -212,7 +215,7 @@ std::string StreamedResponse::begin() const {
       first["choices"].push_back({{"index", i},
                                   {"text", echo},
                                   {"logprobs", echo_logprobs_[i]},
-                                  {"finish_reason", nullptr}});
+                                  {"finish_reason", request_.max_tokens == 0 ? Json("length") : Json()}});
     }
     out += event_of(first);
   }
