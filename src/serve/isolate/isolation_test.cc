@@ -86,7 +86,7 @@ TEST(isolate, answers_are_the_same) {
   for (const auto& partition : kPartitions) {
     SCOPED_TRACE(partition.value_or("one worker"));
     const auto served = serve_test_model(isolated(partition));
-    const auto jobs = make_jobs(24);
+    const auto jobs = make_jobs(kSlow ? 8 : 24);
     for (const auto& job : jobs) served->submit(job);
     expect_same(collect_all(jobs));
     expect_all_room_back(*served);
@@ -175,16 +175,16 @@ void harass(const TestModelOptions& options, int signal, uint64_t times, size_t 
 TEST(crash, killed_at_random_moments) {
   for (const auto& partition : kPartitions) {
     SCOPED_TRACE(partition.value_or("one worker"));
-    harass(isolated(partition), SIGKILL, 12, 48);
+    harass(isolated(partition), SIGKILL, kSlow ? 3 : 12, kSlow ? 12 : 48);
   }
 }
 
 TEST(crash, a_hang_is_a_death) {
   IsolationOptions options = many_deaths();
-  options.silence = std::chrono::milliseconds(700);
+  options.silence = std::chrono::seconds(kSlow ? 3 : 1);
   for (const auto& partition : {kPartitions[0], kPartitions[1], kPartitions[2]}) {
     SCOPED_TRACE(partition.value_or("one worker"));
-    harass(isolated(partition, options), SIGSTOP, 2, 48);
+    harass(isolated(partition, options), SIGSTOP, 1, kSlow ? 12 : 48);
   }
 }
 
