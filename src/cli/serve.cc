@@ -193,6 +193,10 @@ class Server {
     options_.model.experts.apply(how);
     how.crew = crew_;
     if (crew_) how.step_tokens = std::max(how.step_tokens, options_.executor.chunk_tokens);
+    if (options_.isolate && how.kv.mode != text::KvMode::kPlain)
+      fail(ErrorKind::kUnsupported,
+           "worker processes keep keys and values in 16 bit: leave out --isolate, or take --kv f16 "
+           "or bf16");
     if (options_.model.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
     auto weights = options_.isolate ? std::make_unique<serve::isolate::SharedWeights>() : nullptr;
     if (weights != nullptr) how.weights = &weights->arena;
