@@ -82,5 +82,19 @@ TEST(command_line, mistakes_are_named_and_end_with_2) {
   }
 }
 
+TEST(command_line, serve_says_what_worker_processes_do_not_know) {
+  const std::vector<std::string> serve = {"serve", "--isolate", "--port", "0", "--model",
+                                          WEFT_SOURCE_DIR "/tests/data/parity/llama3_tied"};
+  const Mistake mistakes[] = {{{"--vocab-mode", "hybrid"}, "compute the whole vocabulary"},
+                              {{"--kv", "8"}, "keys and values in 16 bit"}};
+  for (const Mistake& mistake : mistakes) {
+    std::vector<std::string> arguments = serve;
+    arguments.insert(arguments.end(), mistake.arguments.begin(), mistake.arguments.end());
+    const Finished finished = run_weft(arguments);
+    EXPECT_EQ(finished.exit_code, 4) << finished.err;
+    EXPECT_TRUE(contains(finished.err, mistake.complaint));
+  }
+}
+
 }  // namespace
 }  // namespace weft::tests
