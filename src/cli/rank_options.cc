@@ -52,6 +52,11 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
                   "How those pass keys and values round: tasp, direct, zigzag")
       ->capture_default_str()
       ->type_name("NAME");
+  command
+      .add_option("--overlap", options.overlap,
+                  "Let sums over the ranks travel while they are computed: on, off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"on", "off"}));
 }
 
 std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
@@ -66,8 +71,10 @@ std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
   }
   if (!job()) job() = comm::MpiJob::join();
   const comm::Communicator& ranks = job()->ranks();
-  parallel::RankPlan plan{
-      .tensor = options.tensor, .sequence = options.sequence, .exchange = options.exchange};
+  parallel::RankPlan plan{.tensor = options.tensor,
+                          .sequence = options.sequence,
+                          .exchange = options.exchange,
+                          .overlap = options.overlap == "on"};
   if (plan.tensor == 0) plan.tensor = std::max<size_t>(1, ranks.size() / plan.sequence);
   std::shared_ptr<const formats::Checkpoint> checkpoint = formats::open_checkpoint(model);
   comm::shake_hands(ranks, {.version = WEFT_VERSION,

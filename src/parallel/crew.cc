@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "parallel/flash_overlap/team.h"
 #include "parallel/tasp/tasp.h"
 
 namespace weft::parallel {
@@ -243,8 +244,10 @@ class LeadingModel final : public models::LanguageModel {
 }  // namespace
 
 std::string RankPlan::describe() const {
-  return sequence == 1 ? fmt::format("tensor {}", tensor)
-                       : fmt::format("tensor {} x sequence {} ({})", tensor, sequence, exchange);
+  std::string out = fmt::format("tensor {}", tensor);
+  if (tensor > 1) out += overlap ? " (overlapped)" : " (plain)";
+  if (sequence > 1) out += fmt::format(" x sequence {} ({})", sequence, exchange);
+  return out;
 }
 
 std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan& plan) {
@@ -257,7 +260,11 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
   std::vector<size_t> members;
   if (plan.tensor > 1) {
     for (size_t i = 0; i < plan.tensor; ++i) members.push_back(row * plan.tensor + i);
-    crew->team = std::make_shared<PlainTeam>(ranks.group(members, 1));
+    const comm::Communicator team = ranks.group(members, 1);
+    if (plan.overlap)
+      crew->team = std::make_shared<flash_overlap::OverlappedTeam>(team);
+    else
+      crew->team = std::make_shared<PlainTeam>(team);
   }
   const bool is_tasp = plan.exchange == "tasp", is_direct = plan.exchange == "direct";
   if (!is_tasp && !is_direct && plan.exchange != "zigzag")

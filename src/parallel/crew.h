@@ -27,6 +27,7 @@ namespace weft::parallel {
 struct RankPlan {
   size_t tensor = 1, sequence = 1;  // their product is the number of ranks
   std::string exchange = "tasp";    // of keys and values: tasp, direct or zigzag
+  bool overlap = true;              // sums of a tensor team travel while they are computed
 
   std::string describe() const;  // "tensor 2 x sequence 2 (tasp)", the same on all ranks
 };

@@ -281,7 +281,9 @@ TEST(http, an_answer_longer_than_the_budget_of_keys_and_values_is_refused) {
   model.kv = {.mode = text::KvMode::kProgressive,
               .widths = {8, 8},
               .budget_bytes = 12 * block_bytes};
-  const Running server({}, {.model = model});
+  TestModelOptions options;
+  options.model = model;
+  const Running server({}, options);
   ASSERT_TRUE(server.model().model().kv_limits_context());
   const size_t context = server.model().model().context_length();
   const auto ask = [&](size_t max_tokens) {

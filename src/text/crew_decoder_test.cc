@@ -127,7 +127,7 @@ void expect_like_one_process(const std::string& mix, const RankPlan& plan, size_
     if (first - second <= 2 * difference) break;  // a tie, which may fall either way
     EXPECT_EQ(got.tokens[i], expected.tokens[i]) << mix << ", " << plan.describe();
   }
-  RecordProperty("worst_of_largest_logit", fmt::format("{:.2e}", worst));
+  testing::Test::RecordProperty("worst_of_largest_logit", fmt::format("{:.2e}", worst));
 }
 
 TEST(crew, tensor_parallel_answers_like_one_process) {

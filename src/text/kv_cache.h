@@ -100,9 +100,8 @@ class KvCache final : public parallel::LeadingPages {
   std::string audit() const;  // of the narrow pages; empty, or what is wrong
   const std::shared_ptr<KvPool>& pool() const { return pool_; }
 
-  // Where another process computes over the pool's memory, which it maps. Here: what it needs to
-  // know, and that it has stored the tokens below `length` in all layers, where room was reserved.
-  std::span<const KvBlock> blocks(SequenceId sequence) const { return get(sequence).blocks; }
+  // Where another process computes over the pool's memory, which it maps (it needs to know blocks()).
+  // Here: it has stored the tokens below `length` in all layers, where room was reserved.
   void stored_elsewhere(SequenceId sequence, size_t length);
   // There: `sequence`, any number, is the one in these blocks, with so many tokens in it and room
   // below `room`. Its pool allocates nothing.
@@ -116,11 +115,11 @@ class KvCache final : public parallel::LeadingPages {
   }
   size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
 
-  // For several ranks; without a policy.
+  // For ranks and processes that compute with the same pages; without a policy.
   kernels::KvFormat format() const override { return options_.format; }
   std::span<const kernels::KvPage> reserved(size_t layer, size_t sequence) const override;
   void set_length(size_t layer, size_t sequence, size_t length) override;
-  std::span<const uint32_t> blocks(size_t sequence) const override { return get(sequence).blocks; }
+  std::span<const KvBlock> blocks(size_t sequence) const override { return get(sequence).blocks; }
   size_t num_blocks() const override { return capacity_tokens() / kernels::kPageTokens; }
   std::vector<parallel::BlockCopy> take_copies() override;
 

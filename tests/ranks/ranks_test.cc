@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,12 +18,32 @@ namespace {
 
 // A long deadline turns a hang into a failure. mpirun refuses root and more ranks than cores unless
 // told.
-Finished run_ranks(size_t num_ranks, const std::string& what) {
-  return run_program("/usr/bin/timeout",
-                     {"60", WEFT_MPIRUN, "-n", std::to_string(num_ranks), WEFT_RANK_PROGRAM, what},
-                     "",
+Finished mpirun(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"60", WEFT_MPIRUN});
+  return run_program("/usr/bin/timeout", arguments, "",
                      {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
                       "OMPI_MCA_rmaps_base_oversubscribe=1"});
+}
+
+Finished run_ranks(size_t num_ranks, const std::string& what) {
+  return mpirun({"-n", std::to_string(num_ranks), WEFT_RANK_PROGRAM, what});
+}
+
+// `weft generate` with a tiny random model of this seed, greedily, after a prompt that is long enough
+// to be divided.
+std::vector<std::string> generate(uint32_t seed, const std::vector<std::string>& more) {
+  static std::map<uint32_t, std::string> files;
+  std::string& file = files[seed];
+  if (file.empty()) {
+    file = fmt::format("{}/ranks-{}-{}.gguf", testing::TempDir(), seed, getpid());
+    formats::write_random_model(file, "tiny", formats::quant_mix("f16"), seed, CoreSet());
+  }
+  std::string prompt;
+  while (prompt.size() < 300) prompt += "all ranks see it, ";
+  std::vector<std::string> out = {WEFT_PROGRAM, "generate", "--raw",        "--model", file,
+                                  "--temp",     "0",        "--max-tokens", "8",       prompt};
+  out.insert(out.end(), more.begin(), more.end());
+  return out;
 }
 
 size_t count(const std::string& text, const std::string& what) {

@@ -1,0 +1,47 @@
+// Tensor parallelism whose sums travel while they are computed: a PlainTeam that tunes a plan for each
+// kind of product when it first meets it. Same bits as the plain one.
+#pragma once
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "parallel/flash_overlap/plan.h"
+#include "parallel/tensor_team.h"
+
+namespace weft::parallel::flash_overlap {
+
+// Fewer rows are a matter of latency alone, and go the plain way.
+inline constexpr size_t kLeastRows = 64;
+
+// Used by one engine thread: ranks meet in the order of its calls, the tuning included.
+class OverlappedTeam final : public PlainTeam {
+ public:
+  explicit OverlappedTeam(comm::Communicator ranks) : PlainTeam(std::move(ranks)) {}
+
+  void multiply_add(const kernels::Linear& weight, kernels::Activations& x, const float* bias,
+                    float* residual, size_t stride, const CoreSet& cores) override;
+
+  // Products that were tuned so far, with the groups chosen.
+  struct Tuned {
+    size_t rows = 0, outputs = 0, features = 0;  // of this rank's shard
+    std::vector<size_t> group_ends;
+  };
+  const std::vector<Tuned>& tuned() const { return tuned_; }
+
+ private:
+  // What ranks must agree on to share a plan: the features and formats of all ranks' shards.
+  using Kind = std::vector<uint64_t>;
+  size_t kind_of(const kernels::Linear& weight);
+  const Plan& plan_for(const kernels::Linear& weight, kernels::Activations& x,
+                       const CoreSet& cores);
+
+  std::map<const kernels::Linear*, size_t> kinds_of_;
+  std::vector<Kind> kinds_;
+  std::map<std::pair<size_t, size_t>, Plan> plans_;  // (kind, rows)
+  std::map<std::pair<size_t, size_t>, size_t> tuned_at_;  // (kind, rows): index in tuned_
+  std::vector<Tuned> tuned_;
+  Scratch<float> values_;
+};
+
+}  // namespace weft::parallel::flash_overlap
