@@ -163,6 +163,7 @@ TEST(kv_policy, under_pressure_all_requests_end_in_the_memory_that_is_there) {
     while (request.prompt.size() < 430 + 10 * id)
       request.prompt.push_back(static_cast<Token>((request.prompt.size() * 7 + id) % 200));
     request.max_tokens = 50;
+    request.prefix_scope = id;  // nobody shares pages
     decoder->start(id, request);
   }
   bool narrowed = false;

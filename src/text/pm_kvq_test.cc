@@ -346,12 +346,12 @@ TEST(pm_kvq, with_room_pressure_narrows_nothing) {
   expect_pressed(cache, id, tokens);
 }
 
-// Two sequences share 60 blocks and grow to 43 each: both end up narrow, none far ahead, nothing is lost,
+// Two sequences share 60 blocks and grow to 42 each: both end up narrow, none far ahead, nothing is lost,
 // and what one gives back the other takes.
 TEST(pm_kvq, under_pressure_the_least_narrow_gives_first) {
   KvCache cache(options(60, pressure()));
   const SequenceId a = cache.create(), b = cache.create();
-  const std::vector<int> first = some_tokens(43 * kPageTokens, 1), second = some_tokens(43 * kPageTokens, 9);
+  const std::vector<int> first = some_tokens(42 * kPageTokens, 1), second = some_tokens(42 * kPageTokens, 9);
   for (size_t length = 128; length <= first.size(); length += 64) {
     for (const auto& [id, all] : {std::pair(a, &first), {b, &second}}) {
       const std::vector<int> tokens(all->begin(), all->begin() + static_cast<ptrdiff_t>(length));
@@ -361,8 +361,8 @@ TEST(pm_kvq, under_pressure_the_least_narrow_gives_first) {
     }
   }
   expect_pressed(cache, a, first);
-  EXPECT_LT(cache.usage(a).code_bytes[0], 43 * kBlockBytes / 2);
-  EXPECT_LT(cache.usage(b).code_bytes[0], 43 * kBlockBytes / 2);
+  EXPECT_LT(cache.usage(a).code_bytes[0], 42 * kBlockBytes / 2);
+  EXPECT_LT(cache.usage(b).code_bytes[0], 42 * kBlockBytes / 2);
   cache.release(a);
   cache.release(b);
   EXPECT_EQ(cache.free_tokens(), 60 * kPageTokens) << "blocks are lost";
