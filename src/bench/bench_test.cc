@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <set>
@@ -81,8 +82,12 @@ TEST(benches, have_names_of_their_own_and_examples) {
   std::set<std::string> names;
   for (const Bench& bench : benches()) {
     EXPECT_TRUE(names.insert(bench.name).second) << bench.name;
-    const std::string launcher = bench.on_ranks ? "mpirun -n 2 " : "";
-    EXPECT_TRUE(std::string(bench.example).starts_with(launcher + "weft bench " + bench.name));
+    std::string example = bench.example;
+    if (bench.on_ranks) {
+      EXPECT_TRUE(example.starts_with("mpirun -n ")) << example;
+      example = example.substr(std::min(example.size(), example.find("weft ")));
+    }
+    EXPECT_TRUE(example.starts_with(std::string("weft bench ") + bench.name)) << example;
   }
 }
 

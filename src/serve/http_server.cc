@@ -99,6 +99,9 @@ struct HttpServer::State {
   std::unique_ptr<httplib::Server> server;
   int port = 0;
   std::atomic<int> listening_socket{-1};
+  enum class Phase : uint8_t { kIdle, kRunning, kEnded };
+  std::mutex phase_mutex;  // guards phase
+  Phase phase = Phase::kIdle;
   std::atomic<bool> draining{false};  // no new requests
   std::atomic<bool> hurry{false};     // those under way end now
   std::atomic<size_t> under_way{0};
@@ -407,7 +410,18 @@ std::string HttpServer::address() const {
 }
 
 void HttpServer::run() {
-  if (!state_->server->listen_after_bind() && !state_->draining.load())
+  using Phase = State::Phase;
+  {
+    const std::lock_guard lock(state_->phase_mutex);
+    if (state_->phase == Phase::kEnded) return;  // stopped before it began
+    state_->phase = Phase::kRunning;
+  }
+  const bool listened = state_->server->listen_after_bind();
+  {
+    const std::lock_guard lock(state_->phase_mutex);
+    state_->phase = Phase::kEnded;
+  }
+  if (!listened && !state_->draining.load())
     fail(ErrorKind::kIo, "the server's socket has failed");
 }
 
@@ -421,6 +435,16 @@ void HttpServer::stop(std::chrono::seconds patience) {
   };
   while (busy() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   state_->hurry.store(true);
+  {
+    const std::lock_guard lock(state_->phase_mutex);
+    if (state_->phase == State::Phase::kIdle) state_->phase = State::Phase::kEnded;
+  }
+  // The library takes no notice of a stop before it has begun to listen.
+  const auto starts = [this] {
+    const std::lock_guard lock(state_->phase_mutex);
+    return state_->phase == State::Phase::kRunning && !state_->server->is_running();
+  };
+  while (starts()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   state_->server->stop();
 }
 

@@ -621,6 +621,18 @@ TEST(http, loading_answers_503_until_the_model_is_there) {
   thread.join();
 }
 
+// As when the model cannot be loaded: whoever runs the server waits for its end.
+TEST(http, stopping_at_once_ends_it_too) {
+  for (int i = 0; i < 50; ++i) {
+    ModelSet models;
+    HttpServer server({.port = 0}, models);
+    std::thread running([&] { server.run(); });
+    if (i % 2 == 0) std::this_thread::yield();
+    server.stop(std::chrono::seconds(0));
+    running.join();
+  }
+}
+
 TEST(http, stopping_lets_answers_end) {
   Running server;
   const std::string body =
