@@ -192,10 +192,11 @@ TEST(crew, many_requests_with_common_prefixes_answer_as_in_one_process) {
 
 TEST(crew, what_cannot_be_divided_is_refused) {
   const auto words = [](const RankPlan& plan, size_t ranks, const std::string& mix = "f16") {
+    const std::filesystem::path path = model_file(mix);  // made before the ranks want it
     try {
       comm::run_thread_ranks(ranks, [&](const Communicator& all) {
         const auto crew = parallel::make_crew(all, plan);
-        models::load_language_model(formats::open_checkpoint(model_file(mix)), CoreSet(), {},
+        models::load_language_model(formats::open_checkpoint(path), CoreSet(), {},
                                     models::HeadLoading::kNow, nullptr, {}, crew->team);
       });
     } catch (const Error& error) {
