@@ -116,13 +116,14 @@ constexpr RandomShape kShapes[] = {
      false,
      false,
      {8, 2, 64, 1, 3}},
-    // The eighth's peer: as much computed for a token, but each layer has its own experts.
+    // The eighth's peer: as much computed for a token, but each layer has its own experts; and, as
+    // llama.cpp reads this architecture, as many heads of keys and values as of queries.
     {"dots1-eighth",
      "Dots1ForCausalLM",
      16,
      1024,
      8,
-     2,
+     8,
      128,
      5472,
      32768,

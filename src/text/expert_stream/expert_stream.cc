@@ -38,7 +38,7 @@ class ExpertStream::Pass final : public ExpertPass {
   size_t gather();  // arrivals_ from what has come and was not given
 
   ExpertStream& stream_;
-  std::vector<Want> current_, next_;
+  std::vector<Want> current_, next_, later_;  // of the layer that is visited, and of two to come
   size_t num_given_ = 0;
   std::array<Want*, kMost> holding_{};  // what the last next() gave
   size_t num_holding_ = 0;
@@ -63,8 +63,10 @@ void ExpertStream::Pass::ask(std::vector<Want>& wants, size_t layer,
 void ExpertStream::Pass::expect(size_t layer, std::span<const uint32_t> experts) {
   if (!stream_.options_.prefetch) return;
   const std::lock_guard lock(stream_.mutex_);
-  drop(next_);
-  ask(next_, layer, experts, false);
+  // A gate tells of the layer after before the layer that it has told of is visited.
+  std::vector<Want>& wants = next_.empty() ? next_ : later_;
+  drop(wants);
+  ask(wants, layer, experts, false);
 }
 
 bool ExpertStream::Pass::is_expected(size_t layer, std::span<const uint32_t> experts) const {
@@ -80,6 +82,7 @@ void ExpertStream::Pass::visit(size_t layer, std::span<const uint32_t> experts) 
   num_holding_ = num_given_ = 0;
   if (is_expected(layer, experts)) {
     std::swap(current_, next_);  // keeps the wants' addresses
+    std::swap(next_, later_);
     for (Want& want : current_) {
       want.needed = true;
       if (want.slot) ++stream_.needs_[*want.slot];
@@ -89,6 +92,7 @@ void ExpertStream::Pass::visit(size_t layer, std::span<const uint32_t> experts) 
     stream_.fill_slots();
   } else {
     drop(next_);
+    drop(later_);
     const uint64_t misses = stream_.counters_.misses;
     ask(current_, layer, experts, true);
     stream_.counters_.late += stream_.counters_.misses - misses;
@@ -140,6 +144,7 @@ void ExpertStream::Pass::end() noexcept {
   num_holding_ = num_given_ = 0;
   drop(current_);
   drop(next_);
+  drop(later_);
   stream_.fill_slots();
 }
 
