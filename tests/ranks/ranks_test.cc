@@ -22,7 +22,8 @@ Finished mpirun(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"60", WEFT_MPIRUN});
   return run_program("/usr/bin/timeout", arguments, "",
                      {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-                      "OMPI_MCA_rmaps_base_oversubscribe=1"});
+                      "OMPI_MCA_rmaps_base_oversubscribe=1",
+                      "ASAN_OPTIONS=detect_leaks=0"});  // Open MPI leaves memory behind at its end
 }
 
 Finished run_ranks(size_t num_ranks, const std::string& what) {
