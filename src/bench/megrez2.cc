@@ -244,10 +244,15 @@ class MixtureBench {
     return table;
   }
 
+  // As many as two layers want at least: below that, a trace cannot be replayed exactly.
+  size_t slots_of(double part) const {
+    const double wanted = part * static_cast<double>(plan_.num_experts);
+    return std::max(static_cast<size_t>(std::lround(wanted)), 2 * trace_.visits[0].experts.size());
+  }
+
   void run_part(const Disk& disk, double part, Table& table) {
     const double rate = record_bytes_ / (disk.reads_per_layer_time * parts_.layer_s);
-    const auto slots =
-        static_cast<size_t>(std::lround(part * static_cast<double>(plan_.num_experts)));
+    const size_t slots = slots_of(part);
     std::vector<Streamed> streams;
     std::vector<text::ExpertCounters> before;
     std::vector<std::function<double()>> contestants;
@@ -326,8 +331,7 @@ class MixtureBench {
     table.name = "hits by policy, replayed (optimum: whoever is wanted the farthest ahead goes)";
     table.columns = {"in memory", "expected", "lru", "lfu", "least-stale", "optimum"};
     for (const double part : {0.1, 0.25, 0.5, 0.75}) {
-      const auto slots =
-          static_cast<size_t>(std::lround(part * static_cast<double>(plan_.num_experts)));
+      const size_t slots = slots_of(part);
       std::vector<Cell> row = {percent(part)};
       for (const ExpertPolicy policy : {ExpertPolicy::kExpected, ExpertPolicy::kLru,
                                         ExpertPolicy::kLfu, ExpertPolicy::kLeastStale})
