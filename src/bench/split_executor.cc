@@ -189,7 +189,8 @@ void Split::step_prefill() {
     if (!prefill_.batch.step(
             {.max_prompt_tokens = options_.chunk_tokens, .advance_answers = false})) {
       RunningJob job = prefill_.batch.preempt_youngest();
-      if (prefill_pool_->free_tokens() == prefill_pool_->capacity_tokens())
+      // Not by what is free now: decode may have taken its prompts over since the step failed.
+      if (prefill_.batch.room_for(job) > prefill_pool_->capacity_tokens())
         job.fail_for_room(metrics_);
       else
         waiting_.push_front(std::move(job).preempted(metrics_));
@@ -239,7 +240,9 @@ void Split::copy_those_that_fit() {
   bool moved = false;
   while (!arriving_.empty()) {
     const size_t tokens = arriving_.front().job.prompt_size();
-    const size_t needed = (tokens / kPage + 2 + decode_.batch.size()) * kPage;
+    // One that is alone may fill the pool to its last page: a preempted one has grown.
+    const size_t spare = decode_.batch.empty() ? 0 : 1 + decode_.batch.size();
+    const size_t needed = (tokens / kPage + 1 + spare) * kPage;
     if (needed > decode_pool_->free_tokens() && !decode_.batch.empty()) break;
     Moving moving = std::move(arriving_.front());
     arriving_.pop_front();
