@@ -54,10 +54,20 @@ trap clean EXIT
 trap 'exit 130' INT TERM
 ip netns add "$bed-s" 2>"$work/error" || die "no network namespaces here: $(cat "$work/error")"
 
-# shape_link NAMESPACE DEVICE RATE: what leaves by it. A short bucket: little goes ahead of the rate.
+# bucket RATE: bytes that may go ahead of it, some millisecond's worth. A smaller one cuts what TCP sends into
+# packets one by one, which a network card would do and here costs the cores that compute.
+bucket() {
+  case $1 in
+    *gbit) echo 128kb ;;
+    [5-9]??mbit) echo 64kb ;;
+    *) echo 16kb ;;
+  esac
+}
+
+# shape_link NAMESPACE DEVICE RATE: what leaves by it.
 shape_link() {
   [ "$3" != unlimited ] || return 0
-  ip netns exec "$1" tc qdisc replace dev "$2" root handle 1: tbf rate "$3" burst 16kb latency 40ms
+  ip netns exec "$1" tc qdisc replace dev "$2" root handle 1: tbf rate "$3" burst "$(bucket "$3")" latency 40ms
   [ -z "$delay" ] || ip netns exec "$1" tc qdisc add dev "$2" parent 1:1 netem delay "$delay" ||
     die "this kernel cannot delay packets (no netem): leave --delay out"
 }
