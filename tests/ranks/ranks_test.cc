@@ -93,7 +93,8 @@ TEST(mpi, a_rank_that_throws_ends_the_job_with_its_words) {
 TEST(mpi, a_rank_that_is_stopped_ends_the_job_and_is_named) {
   const auto begin = std::chrono::steady_clock::now();
   const Finished run = run_ranks(3, "stopped");
-  EXPECT_LT(seconds_since(begin), 10);
+  // 8 s of silence, and what a busy machine needs to start and end three processes.
+  EXPECT_LT(seconds_since(begin), 20);
   EXPECT_NE(run.exit_code, 0);
   EXPECT_NE(run.err.find("rank 1 on"), std::string::npos) << run.err;
   EXPECT_NE(run.err.find("was not heard of for"), std::string::npos) << run.err;
