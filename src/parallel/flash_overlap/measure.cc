@@ -76,10 +76,6 @@ Sample sample(const OverlapCall& call, const TileGrid& grid, Collective collecti
 
 }  // namespace
 
-const char* name(Collective collective) {
-  return collective == Collective::kAllReduce ? "all-reduce" : "reduce-scatter";
-}
-
 TileGrid preferred_grid(const kernels::Linear& weight, size_t num_rows, size_t cores) {
   const kernels::ProductTiling tiling = kernels::preferred_tiling(weight, num_rows, cores);
   return {num_rows, weight.out_features(), tiling.rows, tiling.outputs};
@@ -166,15 +162,12 @@ LatencyModel measure(const OverlapCall& call, const TileGrid& grid, Collective c
 }
 
 Plan tuned_plan(const OverlapCall& call, const TileGrid& grid, Collective collective,
-                const CoreSet& cores, double* predicted_s) {
+                const CoreSet& cores) {
   const LatencyModel model = measure(call, grid, collective, cores);
-  const std::vector<double> before = bytes_before(grid, band_order(grid));
   // Borders at every tile up to some 500, so that tuning stays a matter of milliseconds.
-  const std::vector<size_t> groups = best_groups(before, model, (grid.num_tiles() + 511) / 512);
-  if (predicted_s != nullptr) *predicted_s = predict_s(groups, before, model);
-  Plan plan = make_plan(grid, collective, groups, call.comm->size());
-  check_agreement(plan, *call.comm, call.channel);
-  return plan;
+  const size_t step = (grid.num_tiles() + 511) / 512;
+  return make_plan(grid, collective, best_groups(bytes_before(grid, band_order(grid)), model, step),
+                   call.comm->size());
 }
 
 }  // namespace weft::parallel::flash_overlap

@@ -14,7 +14,6 @@
 namespace weft::parallel::flash_overlap {
 
 enum class Collective : uint8_t { kAllReduce, kReduceScatter };
-const char* name(Collective collective);
 
 // Tiles as the product without overlap takes them, for `cores` cores.
 TileGrid preferred_grid(const kernels::Linear& weight, size_t num_rows, size_t cores);
@@ -27,10 +26,9 @@ std::vector<double> bytes_before(const TileGrid& grid, std::span<const uint32_t>
 LatencyModel measure(const OverlapCall& call, const TileGrid& grid, Collective collective,
                      const CoreSet& cores);
 
-// The plan for a product: measured, tuned, agreed on. `predicted_s`, if not null, gets what the
-// model says it takes.
+// The plan for a product: measured and tuned. Ranks that are to use it check_agreement() first.
 Plan tuned_plan(const OverlapCall& call, const TileGrid& grid, Collective collective,
-                const CoreSet& cores, double* predicted_s = nullptr);
+                const CoreSet& cores);
 
 // A plan with given groups for either collective.
 Plan make_plan(const TileGrid& grid, Collective collective, std::vector<size_t> group_ends,

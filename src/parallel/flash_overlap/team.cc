@@ -25,14 +25,15 @@ std::vector<size_t> rescaled(const std::vector<size_t>& group_ends, size_t num_t
 
 }  // namespace
 
-// Matrices are met in the same order on all ranks, so each asks the others the first time it meets one.
+// Matrices are met in the same order on all ranks, so each asks the others the first time it meets
+// one.
 size_t OverlappedTeam::kind_of(const kernels::Linear& weight) {
   if (const auto known = kinds_of_.find(&weight); known != kinds_of_.end()) return known->second;
   Kind kind(size());
   std::vector<size_t> begins(size() + 1);
   for (size_t r = 0; r <= size(); ++r) begins[r] = r * sizeof(uint64_t);
-  kind[rank()] = static_cast<uint64_t>(weight.in_features()) << 8 |
-                 static_cast<uint64_t>(weight.dtype());
+  kind[rank()] =
+      static_cast<uint64_t>(weight.in_features()) << 8 | static_cast<uint64_t>(weight.dtype());
   ranks().all_gather(comm::writable_bytes_of(std::span(kind)), begins);
   kind.push_back(weight.out_features());
   const auto found = std::find(kinds_.begin(), kinds_.end(), kind);
@@ -58,27 +59,24 @@ const Plan& OverlappedTeam::plan_for(const kernels::Linear& weight, kernels::Act
 
   const OverlapCall call{&weight, &x, &ranks()};
   const Tuned* nearest = nullptr;
-  for (const auto& [at, index] : tuned_at_) {
-    if (at.first != key.first) continue;
-    const auto distance = [&](size_t other) {
-      return std::abs(std::log(static_cast<double>(other) / static_cast<double>(rows)));
-    };
-    if (distance(at.second) > std::log(kNear)) continue;
-    if (nearest == nullptr || distance(at.second) < distance(nearest->rows))
-      nearest = &tuned_[index];
-  }
+  const auto distance = [&](const Tuned& tuned) {
+    return std::abs(std::log(static_cast<double>(tuned.rows) / static_cast<double>(rows)));
+  };
+  for (const Tuned& tuned : tuned_)
+    if (tuned.kind == key.first && distance(tuned) <= std::log(kNear) &&
+        (nearest == nullptr || distance(tuned) < distance(*nearest)))
+      nearest = &tuned;
   Plan plan = nearest != nullptr
                   ? make_plan(grid, Collective::kAllReduce,
                               rescaled(nearest->group_ends, grid.num_tiles()), size())
                   : tuned_plan(call, grid, Collective::kAllReduce, cores);
   check_agreement(plan, ranks());
-  if (nearest == nullptr) {
-    tuned_at_[key] = tuned_.size();
-    tuned_.push_back({rows,
+  if (nearest == nullptr)
+    tuned_.push_back({key.first,
+                      rows,
                       weight.out_features(),
                       weight.in_features(),
                       {plan.group_ends().begin(), plan.group_ends().end()}});
-  }
   return plans_.emplace(key, std::move(plan)).first->second;
 }
 

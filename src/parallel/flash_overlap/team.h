@@ -1,5 +1,5 @@
-// Tensor parallelism whose sums travel while they are computed: a PlainTeam that tunes a plan for each
-// kind of product when it first meets it. Same bits as the plain one.
+// Tensor parallelism whose sums travel while they are computed: a PlainTeam that tunes a plan for
+// each kind of product when it first meets it. Same bits as the plain one.
 #pragma once
 
 #include <map>
@@ -24,6 +24,7 @@ class OverlappedTeam final : public PlainTeam {
 
   // Products that were tuned so far, with the groups chosen.
   struct Tuned {
+    size_t kind = 0;                             // of shapes: products of one share a plan
     size_t rows = 0, outputs = 0, features = 0;  // of this rank's shard
     std::vector<size_t> group_ends;
   };
@@ -39,7 +40,6 @@ class OverlappedTeam final : public PlainTeam {
   std::map<const kernels::Linear*, size_t> kinds_of_;
   std::vector<Kind> kinds_;
   std::map<std::pair<size_t, size_t>, Plan> plans_;  // (kind, rows)
-  std::map<std::pair<size_t, size_t>, size_t> tuned_at_;  // (kind, rows): index in tuned_
   std::vector<Tuned> tuned_;
   Scratch<float> values_;
 };
