@@ -83,9 +83,10 @@ std::vector<System> ServeSetting::systems() {
       if (name.starts_with("semi-PD 2/2:") && name.ends_with("ms")) add_apart(name, name.substr(8));
     add_apart(kDynamic, "auto");
   }
-  if (out.empty())
-    fail(ErrorKind::kInvalidInput, "--only {}: no such system; leave it out to see all",
-         fmt::format("{}", fmt::join(only, ",")));
+  for (const std::string& name : only)
+    if (std::none_of(out.begin(), out.end(), [&](const System& s) { return s.name == name; }))
+      fail(ErrorKind::kInvalidInput, "--only '{}': no such system; leave --only out to see all",
+           name);
   return out;
 }
 

@@ -21,7 +21,7 @@ struct System {
 };
 inline constexpr const char* kDynamic = "semi-PD dynamic";
 inline constexpr const char* kPrefillFirst = "prefill-first";
-inline constexpr const char* kSplit = "static split, KV copied";
+inline constexpr const char* kSplit = "static split";
 
 class ServeSetting {
  public:

@@ -14,9 +14,11 @@ namespace {
 constexpr size_t kMaxStops = 64, kMaxStopBytes = 1024, kMaxBiases = 4096, kMaxMessages = 4096;
 constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
 
+// The answer tells it, so that one can ask again with it: below 2^53, for JavaScript's JSON has no
+// larger integers.
 uint64_t random_seed() {
   static thread_local std::mt19937_64 generator{std::random_device{}()};
-  return generator();
+  return generator() >> 11;
 }
 
 std::optional<double> either(const Fields& fields, const char* name, const char* alias,

@@ -59,6 +59,8 @@ TEST(requests, null_is_absent) {
 
 TEST(requests, without_a_seed_answers_differ) {
   EXPECT_NE(chat().sampling.seed, chat().sampling.seed);
+  for (int i = 0; i < 100; ++i)  // what the answer tells can be sent back, by JavaScript too
+    EXPECT_LT(chat().sampling.seed, uint64_t{1} << 53);
 }
 
 TEST(requests, messages_come_in_many_forms) {
