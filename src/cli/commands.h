@@ -14,6 +14,7 @@ void add_calibrate(CLI::App& program, StopToken stop);
 void add_inspect(CLI::App& program, StopToken stop);
 void add_tokenize(CLI::App& program, StopToken stop);
 void add_quantize(CLI::App& program, StopToken stop);
+void add_train(CLI::App& program, StopToken stop);
 void add_topo(CLI::App& program, StopToken stop);
 void add_bench(CLI::App& program, StopToken stop);
 void add_doctor(CLI::App& program, StopToken stop);
