@@ -61,8 +61,8 @@ std::string number(unsigned value, unsigned modulus) {
 }
 
 bool is_number(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(),
-                                      [](char c) { return c >= '0' && c <= '9'; });
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 unsigned apply(char op, unsigned left, unsigned right, unsigned modulus) {
@@ -92,13 +92,16 @@ void check_options(const ReasonOptions& o) {
   if (o.modulus != 100 && o.modulus != 1000)
     refuse(fmt::format("the modulus is {}; it can be 100 or 1000.", o.modulus));
   if (o.min_steps == 0 || o.min_steps > o.max_steps || o.max_steps > kMaxReasonSteps)
-    refuse(fmt::format("from {} to {} steps; they must be from 1 to {}, the least first.", o.min_steps,
-                       o.max_steps, kMaxReasonSteps));
+    refuse(fmt::format("from {} to {} steps; they must be from 1 to {}, the least first.",
+                       o.min_steps, o.max_steps, kMaxReasonSteps));
   if (o.operators.empty() || o.operators.find_first_not_of(kOperators) != std::string::npos)
     refuse(fmt::format("the operators are '{}'; there are +, - and *.", o.operators));
   for (const char op : o.operators)
     if (std::count(o.operators.begin(), o.operators.end(), op) > 1)
       refuse(fmt::format("the operators are '{}'; name each once.", o.operators));
+  if (o.max_factor < 2 || o.max_factor >= o.modulus)
+    refuse(
+        fmt::format("factors up to {}; they must be from 2 to {}.", o.max_factor, o.modulus - 1));
   if (!(o.link_share >= 0 && o.link_share <= 1))
     refuse(fmt::format("the share of links is {}; it must be from 0 to 1.", o.link_share));
 }
@@ -119,10 +122,12 @@ ReasonProblem draw_problem(const ReasonOptions& o, Draw& draw) {
   std::vector<unsigned> values = {out.start};
   for (size_t i = 0; i < steps; ++i) {
     ReasonStep step{.op = o.operators[draw.below(o.operators.size())]};
-    const bool links = draw.next() < o.link_share && i > 0;
+    const bool links = draw.next() < o.link_share && i > 0 && step.op != '*';
     if (links) {
       step.link = draw.below(i);  // not the value just made: it is the left side already
       step.operand = values[*step.link];
+    } else if (step.op == '*') {
+      step.operand = 2 + static_cast<unsigned>(draw.below(o.max_factor - 1));
     } else {
       step.operand = 1 + static_cast<unsigned>(draw.below(o.modulus - 1));
     }

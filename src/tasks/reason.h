@@ -9,10 +9,11 @@
 //   Now j = 77 - 59 makes 18.
 //   Answer 18.
 //
-// An operand is a number or, a `link`, a value that is already known. Names go on like a
-// spreadsheet's columns (z, aa, ab), numbers have as many digits as residues can have. A line's first
-// word and its verb are drawn from five synonyms each, and mean nothing: two models that differ there
-// do not differ (R2R's neutral tokens); where they differ in a digit or a name, they do.
+// What is added or subtracted is a number or, a `link`, an earlier value; factors are small
+// numbers. Names go on like a spreadsheet's columns (z, aa, ab), numbers have as many digits as
+// residues can have. A line's first word and its verb are drawn from five synonyms each, and mean
+// nothing: two models that differ there do not differ (R2R's neutral tokens); where they differ in
+// a digit or a name, they do.
 //
 // All of it depends on its arguments alone, on any machine. Thread-safe: no state.
 #pragma once
@@ -34,15 +35,16 @@ enum class ReasonLevel : uint8_t { kEasy, kMedium, kHard, kExtreme, kMixed };
 inline constexpr std::array kReasonLevels = {ReasonLevel::kEasy, ReasonLevel::kMedium,
                                              ReasonLevel::kHard, ReasonLevel::kExtreme,
                                              ReasonLevel::kMixed};
-const char* name(ReasonLevel level);             // "easy", "medium", "hard", "extreme", "mixed"
+const char* name(ReasonLevel level);              // "easy", "medium", "hard", "extreme", "mixed"
 ReasonLevel reason_level(std::string_view name);  // kInvalidInput lists them
 
 struct ReasonOptions {
   unsigned modulus = 100;         // 100 or 1000
   std::string operators = "+-*";  // drawn from; each at most once
   size_t min_steps = 8, max_steps = 12;
-  bool many_short = false;    // as many problems of 5 to 10 steps as of 50 to 100
-  double link_share = 0.25;   // of operands, from the second step on
+  bool many_short = false;   // as many problems of 5 to 10 steps as of 50 to 100
+  double link_share = 0.25;  // of what is added or subtracted, from the second step on
+  unsigned max_factor = 9;   // multiplied by 2 to this
 };
 ReasonOptions options_of(ReasonLevel level);
 
@@ -72,8 +74,8 @@ ReasonSplit split_of(const ReasonProblem& problem);
 ReasonProblem make_reason(const ReasonOptions& options, ReasonSplit split, uint64_t seed,
                           uint64_t index);
 
-// The texts in pieces, each of which is one token of the reasoners' tokenizer (reasoner/): a data
-// source looks the few pieces up once, and then needs no tokenizer.
+// The texts in pieces, each of which is one token of the reasoners' tokenizer (share/models): a
+// data source looks the few pieces up once, and then needs no tokenizer.
 std::span<const std::string> reason_pieces();
 struct ReasonPieces {
   std::vector<uint16_t> prompt, completion;  // indices into reason_pieces()

@@ -67,12 +67,13 @@ TEST(reason, depends_on_its_arguments_alone) {
   }
   EXPECT_EQ(prompts.size(), 600u);
   // As it always was: the committed models were trained on these.
-  EXPECT_EQ(texts(make_reason(options_of(ReasonLevel::kEasy), ReasonSplit::kTrain, 1, 0), 1, 0).prompt,
-            "Let c = 90, d = c - 90, e = d - c, f = e + 56, g = f + 65. Find g mod 100.");
+  EXPECT_EQ(
+      texts(make_reason(options_of(ReasonLevel::kEasy), ReasonSplit::kTrain, 1, 0), 1, 0).prompt,
+      "Let c = 90, d = c - 90, e = d - c, f = e + 56, g = f + 65. Find g mod 100.");
 }
 
-// By what the problem is, however it is named and worded: a test problem written with other names is
-// a test problem.
+// By what the problem is, however it is named and worded: a test problem written with other names
+// is a test problem.
 TEST(reason, no_training_problem_is_a_test_problem) {
   ReasonOptions few{.operators = "+", .min_steps = 1, .max_steps = 1, .link_share = 0};
   std::set<std::pair<unsigned, unsigned>> split[2];  // all 9,900 problems of one addition
@@ -127,15 +128,16 @@ TEST(reason, synonyms_mean_the_same_and_digits_do_not) {
 
 TEST(reason, an_answer_must_be_the_last_line_and_whole) {
   const ReasonProblem problem = example();
-  const std::string working = "So h = 47 + 12 gives 59.\nSo i = 59 * 03 gives 77.\n"
-                              "So j = 77 - 59 gives 18.\n";
+  const std::string working =
+      "So h = 47 + 12 gives 59.\nSo i = 59 * 03 gives 77.\n"
+      "So j = 77 - 59 gives 18.\n";
   EXPECT_TRUE(check_reason(problem, working + "Answer 18.").right);
   EXPECT_TRUE(check_reason(problem, working + "Answer 18.\n").right);
   EXPECT_TRUE(check_reason(problem, "Answer 18.").right);  // without the working
   EXPECT_EQ(check_reason(problem, "Answer 18.").right_steps, 0u);
-  for (const char* end : {"Answer 1", "Answer 18", "Answer 018.", "Answer 8.", "Answer 18. Answer 18.",
-                          "Answer 18.\nAnswer 18.", "answer 18.", "Answer  18.", "18.", "",
-                          "Answer 18.\nSo j = 77 - 59 gives 18."})
+  for (const char* end : {"Answer 1", "Answer 18", "Answer 018.", "Answer 8.",
+                          "Answer 18. Answer 18.", "Answer 18.\nAnswer 18.", "answer 18.",
+                          "Answer  18.", "18.", "", "Answer 18.\nSo j = 77 - 59 gives 18."})
     EXPECT_FALSE(check_reason(problem, working + end).right) << end;
   EXPECT_TRUE(check_reason(problem, working + "Answer 81.").finished);
   EXPECT_FALSE(check_reason(problem, working).finished);
@@ -157,7 +159,8 @@ TEST(reason, mixed_has_a_long_tail) {
   size_t most = 0, total = 0;
   std::vector<size_t> lengths;
   for (uint64_t index = 0; index < 2000; ++index) {
-    const ReasonProblem p = make_reason(options_of(ReasonLevel::kMixed), ReasonSplit::kTest, 1, index);
+    const ReasonProblem p =
+        make_reason(options_of(ReasonLevel::kMixed), ReasonSplit::kTest, 1, index);
     lengths.push_back(write_reason(p, 1, index).completion.size());
     most = std::max(most, lengths.back());
     total += lengths.back();
@@ -182,6 +185,8 @@ TEST(reason, bad_options_are_named) {
       {"no operators", {.operators = ""}, "operators are ''"},
       {"unknown operator", {.operators = "+/"}, "operators are '+/'"},
       {"operator twice", {.operators = "++"}, "each once"},
+      {"factors", {.max_factor = 1}, "factors up to 1"},
+      {"large factors", {.max_factor = 100}, "from 2 to 99"},
       {"links", {.link_share = 1.5}, "share of links is 1.5"},
   };
   for (const BadOptions& bad : kBad) {
