@@ -10,6 +10,7 @@ void add_generate(CLI::App& program, StopToken stop);
 void add_serve(CLI::App& program, StopToken stop);
 void add_perplexity(CLI::App& program, StopToken stop);
 void add_eval(CLI::App& program, StopToken stop);
+void add_task(CLI::App& program, StopToken stop);
 void add_calibrate(CLI::App& program, StopToken stop);
 void add_inspect(CLI::App& program, StopToken stop);
 void add_tokenize(CLI::App& program, StopToken stop);
