@@ -1,14 +1,46 @@
 #include "train/task_source.h"
 
+#include <array>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "formats/chat.h"
 #include "tasks/reason.h"
 
 namespace weft::train {
 namespace {
 
 using formats::Token;
+
+// What stands around a question: the marks of the chat template, where the tokenizer comes with one;
+// else what every text begins with.
+struct Around {
+  std::vector<Token> before, after;
+};
+
+Around around_question(const ExampleFormat& format) {
+  const formats::Tokenizer& tokenizer = *format.tokenizer;
+  if (!format.chat_template) return {tokenizer.encode(""), {}};
+  constexpr std::string_view kQuestion = "Let";
+  const auto text = [&](std::optional<Token> token) {
+    return token ? std::string(tokenizer.text(*token)) : std::string();
+  };
+  formats::ChatOptions options;
+  options.bos_token = text(tokenizer.special().bos);
+  options.eos_token = text(tokenizer.special().eos);
+  const std::array turns = {formats::ChatMessage{"user", std::string(kQuestion)}};
+  const std::string chat =
+      formats::render_chat(formats::ChatTemplate(*format.chat_template), turns, options);
+  const size_t at = chat.find(kQuestion);
+  if (at == std::string::npos)
+    fail(ErrorKind::kUnsupported, "the chat template does not show a question as it is asked");
+  const auto encode = [&](std::string_view part) {
+    return tokenizer.encode(part, {.add_special = false, .parse_special = true});
+  };
+  return {encode(std::string_view(chat).substr(0, at)),
+          encode(std::string_view(chat).substr(at + kQuestion.size()))};
+}
 
 // Problems of tasks/reason.h. Their texts are put together from few pieces, each of which is one
 // token of the reasoners' tokenizer: then no text is made at all.
@@ -18,7 +50,7 @@ class ReasonSource final : public ExampleSource {
                const ExampleFormat& format, uint64_t seed)
       : split_(split), format_(format), seed_(seed) {
     for (const tasks::ReasonLevel level : levels) options_.push_back(tasks::options_of(level));
-    before_ = format.tokenizer->encode("");
+    around_ = around_question(format);
     for (const std::string& piece : tasks::reason_pieces()) {
       const auto ids = format.tokenizer->encode(piece, {.add_special = false, .parse_special = false});
       if (ids.size() == 1) piece_tokens_.push_back(ids.front());
@@ -45,29 +77,42 @@ class ReasonSource final : public ExampleSource {
     return tasks::write_reason(tasks::make_reason(options, split_, seed_, index), seed_, index);
   }
 
+  // The loss is on the completion and the end token.
+  Example example_of(const std::vector<Token>& prompt, const std::vector<Token>& completion) const {
+    Example example;
+    for (const std::vector<Token>* part : {&around_.before, &prompt, &around_.after})
+      example.tokens.insert(example.tokens.end(), part->begin(), part->end());
+    example.learn.assign(example.tokens.size(), 0);
+    example.tokens.insert(example.tokens.end(), completion.begin(), completion.end());
+    if (const auto end = format_.tokenizer->special().eos) example.tokens.push_back(*end);
+    example.learn.resize(example.tokens.size(), 1);
+    return example;
+  }
+
   Example from_text(uint64_t index) const {
     const tasks::ReasonPieces pieces = write(index);
-    return make_example(tasks::join_pieces(pieces.prompt), tasks::join_pieces(pieces.completion),
-                        format_);
+    const auto encode = [&](const std::vector<uint16_t>& part) {
+      return format_.tokenizer->encode(tasks::join_pieces(part),
+                                       {.add_special = false, .parse_special = false});
+    };
+    return example_of(encode(pieces.prompt), encode(pieces.completion));
   }
 
   Example from_pieces(uint64_t index) const {
     const tasks::ReasonPieces pieces = write(index);
-    Example example;
-    example.tokens.assign(before_.begin(), before_.end());
-    for (const uint16_t piece : pieces.prompt) example.tokens.push_back(piece_tokens_[piece]);
-    example.learn.assign(example.tokens.size(), 0);
-    for (const uint16_t piece : pieces.completion) example.tokens.push_back(piece_tokens_[piece]);
-    if (const auto end = format_.tokenizer->special().eos) example.tokens.push_back(*end);
-    example.learn.resize(example.tokens.size(), 1);
-    return example;
+    const auto tokens = [&](const std::vector<uint16_t>& part) {
+      std::vector<Token> out;
+      for (const uint16_t piece : part) out.push_back(piece_tokens_[piece]);
+      return out;
+    };
+    return example_of(tokens(pieces.prompt), tokens(pieces.completion));
   }
 
   std::vector<tasks::ReasonOptions> options_;
   tasks::ReasonSplit split_;
   ExampleFormat format_;
   uint64_t seed_;
-  std::vector<Token> before_;        // of every text
+  Around around_;
   std::vector<Token> piece_tokens_;  // by piece; empty: the tokenizer has no token for some
 };
 
