@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "formats/chat.h"
+#include "tasks/reason.h"
 #include "train/task_source.h"
 
 namespace weft::train {
@@ -106,8 +109,8 @@ TEST(example, a_bad_line_is_named) {
     }
   }
   const ExampleFormat without{tokenizer().get(), std::nullopt, 64};
-  EXPECT_THROW(parse_jsonl(R"({"messages": [{"role": "assistant", "content": "a"}]})", "x", without),
-               Error);
+  EXPECT_THROW(
+      parse_jsonl(R"({"messages": [{"role": "assistant", "content": "a"}]})", "x", without), Error);
 }
 
 TEST(example, long_ones_are_cut_and_counted) {
@@ -122,8 +125,8 @@ TEST(example, long_ones_are_cut_and_counted) {
 }
 
 struct TextFile {
-  std::filesystem::path path =
-      std::filesystem::path(::testing::TempDir()) / ("weft_example_" + std::to_string(getpid()) + ".txt");
+  std::filesystem::path path = std::filesystem::path(::testing::TempDir()) /
+                               ("weft_example_" + std::to_string(getpid()) + ".txt");
   explicit TextFile(const std::string& text) { std::ofstream(path) << text; }
   ~TextFile() { std::filesystem::remove(path); }
 };
@@ -162,7 +165,8 @@ TEST(example, files_are_shuffled_anew_in_each_epoch) {
 
 TEST(example, sources_take_turns) {
   const TextFile file("abababababab");
-  const auto sources = open_sources({file.path.string(), "task:reason?level=easy"}, format(), 3, open_task);
+  const auto sources =
+      open_sources({file.path.string(), "task:reason?level=easy"}, format(), 3, open_task);
   EXPECT_EQ(sources.source->size(), 0U);
   const auto task = open_task("reason?level=easy", format(), 3);
   for (uint64_t i = 0; i < 10; ++i)
@@ -183,6 +187,33 @@ TEST(task_source, names_what_it_does_not_know) {
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(c.expected), std::string::npos) << error.what();
     }
+  }
+}
+
+// As chat, the server and `weft eval reason` ask them, whether pieces or text are looked up.
+TEST(task_source, problems_are_asked_as_the_chat_template_asks) {
+  const std::filesystem::path folder = WEFT_SOURCE_DIR "/share/models/reasoner-tokenizer";
+  const auto own = formats::load_tokenizer(folder);
+  const std::string config = read_file(folder / "tokenizer_config.json");
+  const ExampleFormat own_format{
+      own.get(), nlohmann::json::parse(config)["chat_template"].get<std::string>(), 4096};
+  for (uint64_t i = 0; i < 50; ++i) {
+    const auto options = tasks::options_of(tasks::ReasonLevel::kMixed);
+    const auto problem = tasks::make_reason(options, tasks::ReasonSplit::kTest, 4, i);
+    const auto pieces = tasks::write_reason(problem, 4, i);
+    const std::string prompt = tasks::join_pieces(pieces.prompt),
+                      answer = tasks::join_pieces(pieces.completion);
+    const Example example = open_task("reason?level=mixed&split=test", own_format, 4)->at(i);
+    EXPECT_EQ(own->decode(example.tokens, true),
+              "<|bos|><|user|>" + prompt + "<|assistant|>" + answer + "<|eos|>");
+    const auto learnt_from =
+        std::find(example.learn.begin(), example.learn.end(), 1) - example.learn.begin();
+    EXPECT_EQ(own->text(example.tokens[static_cast<size_t>(learnt_from) - 1]), "<|assistant|>");
+    EXPECT_EQ(std::count(example.learn.begin() + learnt_from, example.learn.end(), 0), 0);
+    const Example by_text = open_task("reason?level=mixed&split=test", format(4096), 4)->at(i);
+    EXPECT_EQ(text_of(by_text), "<|im_start|>user\n" + prompt +
+                                    "<|im_end|>\n<|im_start|>assistant\n" + answer +
+                                    std::string(tokenizer()->text(*tokenizer()->special().eos)));
   }
 }
 

@@ -190,10 +190,9 @@ std::string report_page(const std::string& title, std::string_view log_lines,
       escaped(title), kStyle, facts(log), curves(log), rows);
 }
 
-void write_report(const std::filesystem::path& folder) {
-  const std::string page =
-      report_page("Training " + folder.filename().string(), read_file(folder / "log.jsonl"),
-                  read_file(folder / "config.json"));
+void write_report(const std::filesystem::path& folder, std::string_view config) {
+  const std::string page = report_page("Training " + folder.filename().string(),
+                                       read_file(folder / "log.jsonl"), config);
   AtomicFile file(folder / "report.html");
   file.write(page);
   file.commit();

@@ -13,8 +13,7 @@ namespace weft::train {
 // configuration.
 std::string report_page(const std::string& title, std::string_view log, std::string_view config);
 
-// Of log.jsonl and config.json in the run's folder, beside which it appears whole. kNotFound, kIo,
-// and as above.
-void write_report(const std::filesystem::path& folder);
+// Of the log.jsonl in the run's folder, beside which it appears whole. kNotFound, kIo, and as above.
+void write_report(const std::filesystem::path& folder, std::string_view config);
 
 }  // namespace weft::train

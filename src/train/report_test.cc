@@ -90,10 +90,9 @@ TEST(train_report, bad_input_is_named) {
 TEST(train_report, is_written_beside_the_log) {
   const fs::path folder = fs::temp_directory_path() / fmt::format("weft_report_{}", getpid());
   fs::create_directories(folder);
-  EXPECT_THROW(write_report(folder), Error);
+  EXPECT_THROW(write_report(folder, kConfig), Error);
   std::ofstream(folder / "log.jsonl") << log_of(3);
-  std::ofstream(folder / "config.json") << kConfig;
-  write_report(folder);
+  write_report(folder, kConfig);
   EXPECT_EQ(read_file(folder / "report.html"),
             report_page("Training " + folder.filename().string(), log_of(3), kConfig));
   fs::remove_all(folder);

@@ -20,6 +20,7 @@
 #include "formats/quant_mix.h"
 #include "train/batch.h"
 #include "train/export.h"
+#include "train/report.h"
 #include "train/run_log.h"
 #include "train/schedule.h"
 #include "train/snapshot.h"
@@ -101,6 +102,7 @@ class Run {
   void update_router_bias(const at::Tensor& report);
   void evaluate();
   double evaluation_loss(const train::ExampleSource& source, uint64_t count);
+  void write_report();
   void save_checkpoint();
   void export_model();
   std::vector<float> host(const at::Tensor& tensor) const;
@@ -339,7 +341,17 @@ void Run::evaluate() {
                           {{"weights", host(model_->master())},
                            {"router_bias", host(model_->router_bias())}});
   }
+  write_report();
   last_read_ = Clock::now();
+}
+
+void Run::write_report() {
+  log_->flush();
+  try {
+    train::write_report(folder_, train::print_config(config_));
+  } catch (const Error& error) {  // the run itself is well: it goes on
+    console_.say(fmt::format("no report at step {}: {}", step_, error.what()));
+  }
 }
 
 std::vector<float> Run::host(const at::Tensor& tensor) const {
@@ -433,7 +445,7 @@ void Run::export_model() {
       console_.say(fmt::format("no model.gguf: {}", error.what()));
     }
   }
-  log_->flush();
+  write_report();
   console_.say(fmt::format("wrote {} (weights of step {}); {} steps, {} tokens, {:.0f} s", written,
                            step, step_, tokens_, seconds()));
 }
