@@ -15,8 +15,8 @@ struct RunOptions {
 
 // Runs until the config's end, or until Ctrl-C: then a checkpoint is written, and kCancelled tells
 // how to go on. Leaves in `config.out`: model/ (a Hugging Face folder), model.gguf, log.jsonl,
-// report.html, checkpoints. kInvalidInput and kNotFound name the key or FILE:LINE; kOutOfResources if three steps
-// in a row had no finite gradient (their batches are kept beside the log).
+// report.html, checkpoints. kInvalidInput and kNotFound name the key or FILE:LINE; kOutOfResources
+// if three steps in a row had no finite gradient (their batches are kept beside the log).
 void train_lm(const train::Config& config, const RunOptions& options, StopToken stop);
 
 }  // namespace weft::trainer
