@@ -158,6 +158,59 @@ TEST(functions, head_loss_in_pieces) {
     EXPECT_LT((got[i] - want[i]).abs().max().item<float>(), 1e-4f);
 }
 
+// What f32 and bf16 compute in loops over rows on a CPU, against the same in f64 by tensors'
+// operations. Inputs are of the narrow type already, so f32 differs by rounding of sums of up to 200
+// terms near 1, 200 * 2^-24 = 1.2e-5; bf16 also by rounding results, and what is between, of up to 4
+// to 8 bits: 4 * 2^-9 = 0.008, and twice that where two roundings meet.
+void expect_rows_agree(const Function& function, const std::vector<Tensor>& values) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const double tolerance = type == at::kFloat ? 1.2e-5 : 0.016;
+    std::vector<Tensor> narrow, wide;
+    for (const Tensor& value : values) {
+      const bool is_vector = value.dim() == 1;  // norms' weights stay f32
+      narrow.push_back(value.to(is_vector ? at::kFloat : type).requires_grad_(true));
+      wide.push_back(narrow.back().detach().to(at::kDouble).requires_grad_(true));
+    }
+    const Tensor got = function(narrow), want = function(wide);
+    EXPECT_EQ(got.scalar_type(), type);
+    EXPECT_LE((got.to(at::kDouble) - want).abs().max().item<double>(), tolerance);
+    const Tensor weights = random(got.sizes().vec(), 7);
+    const auto got_g = torch::autograd::grad({(got * weights.to(type)).sum()}, narrow);
+    const auto want_g =
+        torch::autograd::grad({(want * weights.to(type).to(at::kDouble)).sum()}, wide);
+    for (size_t i = 0; i < got_g.size(); ++i) {
+      const double size = std::max(1.0, want_g[i].abs().max().item<double>());
+      EXPECT_LE((got_g[i].to(at::kDouble) - want_g[i]).abs().max().item<double>(), tolerance * size)
+          << "gradient " << i << ", " << at::toString(type);
+    }
+  }
+}
+
+TEST(functions, loops_over_rows_agree_with_tensors) {
+  for (const int64_t n : {16, 48, 50, 200}) {
+    expect_rows_agree(
+        [](const auto& in) { return rms_norm(in[0], in[1], 1e-5, in[0].scalar_type()); },
+        {random({600, n}, 1), random({n}, 2)});
+    expect_rows_agree([](const auto& in) { return swiglu(in[0] * 3); }, {random({37, 2 * n}, 3)});
+  }
+  for (const int64_t d : {6, 16, 32}) {
+    RotationAngles angles = some_angles(9, d);
+    const RotationAngles narrow{angles.cos.to(at::kFloat), angles.sin.to(at::kFloat)};
+    expect_rows_agree(
+        [&](const auto& in) {
+          return rotate(in[0] * 1, 3, in[0].scalar_type() == at::kDouble ? angles : narrow);
+        },
+        {random({9, 5 * d}, 4)});
+  }
+  for (const int64_t window : {0, 20})
+    for (const int64_t d : {16, 32}) {
+      const HeadCounts heads{4, 2, d, window};
+      const std::vector<train::Bucket> buckets = {{3, 1}, {2, 8}, {1, 63}, {1, 64}, {1, 65}, {1, 136}};
+      expect_rows_agree([&](const auto& in) { return attention(in[0], buckets, heads); },
+                        {random({3 + 16 + 63 + 64 + 65 + 136, 8 * d}, 5)});
+    }
+}
+
 TEST(functions, permute_rows_gradients) {
   const Tensor index = at::tensor(std::vector<int64_t>{2, 0, 3, 1});
   const Tensor inverse = at::tensor(std::vector<int64_t>{1, 3, 0, 2});

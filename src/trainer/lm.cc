@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/cuda.h>
 
 #include <chrono>
 #include <cmath>
@@ -26,6 +25,7 @@
 #include "train/snapshot.h"
 #include "train/task_source.h"
 #include "trainer/adamw.h"
+#include "trainer/device.h"
 #include "trainer/model.h"
 
 namespace weft::trainer {
@@ -36,18 +36,9 @@ using nlohmann::ordered_json;
 using train::Batch;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kEvaluationExamples = 1024;  // at most, of the held-out data
+constexpr size_t kEvaluationExamples = 1024, kEvaluationPasses = 16;  // at most, of held-out data
 constexpr size_t kBadStepsInARow = 3;
 constexpr size_t kCheckpointsKept = 2;
-
-at::Device choose_device(const std::string& name) {
-  const bool has_cuda = torch::cuda::is_available();
-  if (name == "cuda" && !has_cuda)
-    fail(ErrorKind::kUnsupported,
-         "device: this libtorch finds no CUDA device. Use \"cpu\" or \"auto\", or build with a CUDA "
-         "libtorch (docs/training.md).");
-  return name == "cuda" || (name == "auto" && has_cuda) ? at::Device(at::kCUDA) : at::Device(at::kCPU);
-}
 
 // What a model is trained from: files, or nothing.
 struct Beginning {
@@ -270,7 +261,7 @@ void Run::read_back() {
     log_->add(p.record);
     if (row[2] != 0 && std::isfinite(row[0])) {
       bad_in_a_row_ = 0;
-      const double part = done();
+      const double part = std::min(1.0, done());
       console_.show(p.record, part, part > 0 ? seconds() * (1 - part) / part : 0);
       continue;
     }
@@ -315,7 +306,9 @@ double Run::evaluation_loss(const train::ExampleSource& source, uint64_t count) 
                                      .num_examples = count});
   double total = 0;
   int64_t num_targets = 0;
-  while (const auto batch = loader.next()) {
+  for (size_t pass = 0; pass < kEvaluationPasses; ++pass) {
+    const auto batch = loader.next();
+    if (!batch) break;
     const Inputs inputs = model_->to_device(*batch);
     total += model_->loss(inputs, 1).item<double>();
     num_targets += inputs.num_targets();

@@ -74,9 +74,11 @@ TEST(lm, a_tiny_model_learns_eight_lines_by_heart) {
   for (const char* architecture : {"llama", "megrez2"})
     for (const char* dtype : {"dtype=f32", "dtype=bf16"}) {
       const Folder folder;
-      train_lm(small(folder, "run", architecture, {"steps=100", dtype}), {}, {});
+      train_lm(small(folder, "run", architecture,
+                     {"steps=300", "lr=2e-3", "warmup=0.1", "schedule=wsd", "weight_decay=0", dtype}),
+               {}, {});
       const auto log = records(folder.path / "run");
-      ASSERT_EQ(log.size(), 100U);
+      ASSERT_EQ(log.size(), 300U);
       EXPECT_GT(log.front()["loss"].get<double>(), 5) << "ln 322 = 5.8 at first";
       EXPECT_LT(log.back()["loss"].get<double>(), 0.05) << architecture << ", " << dtype;
     }
@@ -96,7 +98,7 @@ TEST(lm, resuming_is_bit_identical) {
     // A newer one that was cut short is passed over.
     fs::copy_file(train::checkpoint_path(whole, 10), train::checkpoint_path(part, 11));
     fs::resize_file(train::checkpoint_path(part, 11), 5000);
-    train_lm(small(folder, "part", architecture, settings), {.resume = true}, {});
+    train_lm(small(folder, "part", architecture, settings), {.command = "", .resume = true}, {});
     const auto want = train::read_snapshot(train::checkpoint_path(whole, 12));
     const auto got = train::read_snapshot(train::checkpoint_path(part, 12));
     EXPECT_EQ(got.arrays, want.arrays) << architecture;
@@ -111,10 +113,10 @@ TEST(lm, resuming_is_bit_identical) {
 
 TEST(lm, resuming_needs_a_checkpoint_of_the_same_model) {
   const Folder folder;
-  EXPECT_THROW(train_lm(small(folder, "run", "llama"), {.resume = true}, {}), Error);
+  EXPECT_THROW(train_lm(small(folder, "run", "llama"), {.command = "", .resume = true}, {}), Error);
   train_lm(small(folder, "run", "llama"), {}, {});
   try {
-    train_lm(small(folder, "run", "qwen3", {"steps=13"}), {.resume = true}, {});
+    train_lm(small(folder, "run", "qwen3", {"steps=13"}), {.command = "", .resume = true}, {});
     FAIL();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("Resume with the config"), std::string::npos);
@@ -139,7 +141,7 @@ TEST(lm, the_best_weights_are_kept) {
   const Folder folder;
   // At this rate the loss goes up and down.
   train_lm(small(folder, "run", "llama",
-                 {"eval=" + (folder.path / "lines.jsonl").string(), "eval_every=1", "lr=0.5"}),
+                 {"eval=" + (folder.path / "lines.jsonl").string(), "eval_every=1", "lr=1", "schedule=constant"}),
            {}, {});
   double best = INFINITY, last = 0;
   for (const auto& record : records(folder.path / "run"))
@@ -156,7 +158,7 @@ TEST(lm, three_steps_without_a_finite_loss_end_the_run) {
   const train::ParameterTable table = train::parameters_of(shape);
   train::Weights weights = train::random_weights(shape, table, 1);
   weights.values[table.at("model.norm.weight").offset] = NAN;
-  train::write_hf_folder(folder.path / "bad", shape, table, weights.values, {}, {.is_bf16 = false});
+  train::write_hf_folder(folder.path / "bad", shape, table, weights.values, {}, {.is_bf16 = false, .tokenizer = ""});
   config.init = (folder.path / "bad").string();
   try {
     train_lm(config, {}, {});

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/interrupt.h"
 #include "train/config.h"
+#include "trainer/bench.h"
 #include "trainer/lm.h"
 
 namespace {
@@ -55,6 +56,30 @@ void run(const Options& options, StopToken stop) {
   trainer::train_lm(config, {.command = command, .resume = options.resume}, stop);
 }
 
+void add_bench(CLI::App& program) {
+  auto options = std::make_shared<trainer::BenchOptions>();
+  CLI::App* command = program.add_subcommand(
+      "bench", "Measure how fast a model of 5 million parameters trains, beside this machine's limit");
+  command->add_option("--device", options->device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Of the products: bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  command->add_option("--batch-tokens", options->batch_tokens, "Of one step")
+      ->check(CLI::Range(size_t{8}, size_t{1} << 24))
+      ->capture_default_str();
+  command->add_option("--sequence", options->sequence, "Tokens of a sequence")
+      ->check(CLI::Range(size_t{8}, size_t{1} << 16))
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Cores to work on")
+      ->check(CLI::Range(size_t{1}, size_t{1024}))
+      ->default_str("all");
+  command->add_option("--json", options->json_file, "Also write everything to this file");
+  command->footer("Example: weft train bench --batch-tokens 8192");
+  command->callback([options] { trainer::bench(*options); });
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App program{"Trains models (libtorch). Results load in weft, transformers and llama.cpp."};
   program.name("weft train");
@@ -72,6 +97,7 @@ int parse_and_run(int argc, char** argv) {
                "Print all keys with their values (the defaults, or CONFIG's) and what they mean");
   lm->footer(kExample);
   lm->callback([options, stop] { run(*options, stop); });
+  add_bench(program);
   try {
     program.parse(argc, argv);
     return 0;

@@ -134,7 +134,7 @@ void expect_parity(const fs::path& source, const fs::path& scratch) {
   // What is written must be the same model, as a folder and as GGUF.
   const fs::path folder = scratch / "written", gguf = scratch / "written.gguf";
   train::write_hf_folder(folder, shape, table, weights.values, weights.router_bias,
-                         {.is_bf16 = false, .from = checkpoint.get()});
+                         {.is_bf16 = false, .tokenizer = "", .from = checkpoint.get()});
   train::write_gguf(folder, gguf, "f32", CoreSet());
   for (const fs::path& written : {source, folder, gguf}) {
     for (const auto& tokens : sequences) {
@@ -198,7 +198,7 @@ TEST(trainer_parity, models_from_scratch) {
     const train::Weights weights = train::random_weights(shape, table, 5);
     const fs::path folder = scratch.path / architecture;
     train::write_hf_folder(folder, shape, table, weights.values, weights.router_bias,
-                           {.is_bf16 = false});
+                           {.is_bf16 = false, .tokenizer = ""});
     const auto checkpoint = formats::open_checkpoint(folder);
     const train::ModelShape again = train::shape_of(*checkpoint);
     EXPECT_EQ(train::read_weights(*checkpoint, again, train::parameters_of(again)).values,
