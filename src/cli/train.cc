@@ -18,7 +18,8 @@ void run(const std::vector<std::string>& arguments) {
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "weft-train";
   if (!std::filesystem::exists(program))
     fail(ErrorKind::kUnsupported,
-         "this build has no trainer ({} is missing), because libtorch was not found. Install Debian's "
+         "this build has no trainer ({} is missing), because libtorch was not found. Install "
+         "Debian's "
          "libtorch-dev, or name an unpacked libtorch in CMAKE_PREFIX_PATH, and build again.",
          program.string());
   std::string path = program;

@@ -32,11 +32,10 @@ ordered_json pre_tokenizer(std::string_view pre) {
   constexpr const char* kAfterDigits = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
   const auto split = [&](const char* digits) {
     const ordered_json regex = {{"Regex", std::string(kBeforeDigits) + digits + kAfterDigits}};
-    return sequence("pretokenizers", {{{"type", "Split"},
-                                       {"pattern", regex},
-                                       {"behavior", "Isolated"},
-                                       {"invert", false}},
-                                      byte_level(false)});
+    return sequence(
+        "pretokenizers",
+        {{{"type", "Split"}, {"pattern", regex}, {"behavior", "Isolated"}, {"invert", false}},
+         byte_level(false)});
   };
   if (pre == "gpt-2") return byte_level(true);
   if (pre == "smollm")
@@ -61,7 +60,8 @@ void write_hf_tokenizer(const GgufFile& file, const fs::path& folder) {
   const ordered_json cutting = pre_tokenizer(pre);
   if (model != "gpt2" || cutting.is_null())
     fail(ErrorKind::kUnsupported,
-         "{}: a tokenizer of kind '{}' ('{}') cannot be written as tokenizer.json (byte-level BPE of "
+         "{}: a tokenizer of kind '{}' ('{}') cannot be written as tokenizer.json (byte-level BPE "
+         "of "
          "GPT-2, SmolLM, Llama 3 and Qwen2 can). Name a folder with the model's tokenizer.json.",
          file.name(), model, pre);
   const auto* tokens = file.get_strings("tokenizer.ggml.tokens");
@@ -69,9 +69,8 @@ void write_hf_tokenizer(const GgufFile& file, const fs::path& folder) {
   if (tokens == nullptr || merges == nullptr)
     fail(ErrorKind::kInvalidInput, "{}: has no tokens or no merges", file.name());
   const auto types = file.metadata().find("tokenizer.ggml.token_type");
-  const auto* kinds = types == file.metadata().end()
-                          ? nullptr
-                          : std::get_if<std::vector<int64_t>>(&types->second);
+  const auto* kinds =
+      types == file.metadata().end() ? nullptr : std::get_if<std::vector<int64_t>>(&types->second);
 
   ordered_json vocab = ordered_json::object(), added = ordered_json::array();
   for (size_t i = 0; i < tokens->size(); ++i) {
@@ -111,17 +110,15 @@ void write_hf_tokenizer(const GgufFile& file, const fs::path& folder) {
     const ordered_json first = {{"SpecialToken", {{"id", bos}, {"type_id", 0}}}};
     const ordered_json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
     const ordered_json second = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-    after = sequence(
-        "processors",
-        {after,
-         {{"type", "TemplateProcessing"},
-          {"single", {first, text}},
-          {"pair", {first, text, second}},
-          {"special_tokens",
-           {{bos,
-             {{"id", bos},
-              {"ids", {*file.get_int("tokenizer.ggml.bos_token_id")}},
-              {"tokens", {bos}}}}}}}});
+    after = sequence("processors", {after,
+                                    {{"type", "TemplateProcessing"},
+                                     {"single", {first, text}},
+                                     {"pair", {first, text, second}},
+                                     {"special_tokens",
+                                      {{bos,
+                                        {{"id", bos},
+                                         {"ids", {*file.get_int("tokenizer.ggml.bos_token_id")}},
+                                         {"tokens", {bos}}}}}}}});
   }
   if (const auto chat = file.get_string("tokenizer.chat_template")) config["chat_template"] = *chat;
   const ordered_json normalizer = pre == "qwen2" ? ordered_json{{"type", "NFC"}} : ordered_json();

@@ -15,13 +15,15 @@ namespace fs = std::filesystem;
 const fs::path kFolders = WEFT_SOURCE_DIR "/tests/data/hf_tokenizer";
 
 struct Scratch {
-  fs::path path = fs::path(::testing::TempDir()) / ("weft_hf_tokenizer_" + std::to_string(getpid()));
+  fs::path path =
+      fs::path(::testing::TempDir()) / ("weft_hf_tokenizer_" + std::to_string(getpid()));
   Scratch() { fs::create_directories(path / "again"); }
   ~Scratch() { fs::remove_all(path); }
 };
 
 constexpr const char* kTexts[] = {"", "hello world", "  two  spaces\n\n and 12345 digits, it's \t",
-                                  "na\xc3\xafve \xe2\x82\xac 10,50 \xf0\x9f\x98\x80", "<|end|>x<|begin|>"};
+                                  "na\xc3\xafve \xe2\x82\xac 10,50 \xf0\x9f\x98\x80",
+                                  "<|end|>x<|begin|>"};
 
 // A folder's tokenizer, by way of GGUF and back, cuts text as before.
 TEST(hf_tokenizer_writer, there_and_back) {

@@ -122,7 +122,8 @@ void BatchLoader::produce() {
     }
     uint64_t count = kChunk;
     if (options_.num_examples != 0)
-      count = std::min(count, options_.num_examples - std::min(options_.num_examples, chunk * kChunk));
+      count =
+          std::min(count, options_.num_examples - std::min(options_.num_examples, chunk * kChunk));
     if (count == 0) return;
     std::vector<Example> examples;
     for (uint64_t i = 0; i < count; ++i)

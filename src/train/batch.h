@@ -1,7 +1,8 @@
 // Examples as one pass takes them. Sequences are laid end to end in rows; those of similar length
 // form a bucket and are filled up to the same length at their ends, so that attention is computed
-// bucket by bucket, within each sequence alone. Behind its last token a sequence has no targets, and
-// being causal it never looks at what fills it up: the result is that of each sequence by itself.
+// bucket by bucket, within each sequence alone. Behind its last token a sequence has no targets,
+// and being causal it never looks at what fills it up: the result is that of each sequence by
+// itself.
 #pragma once
 
 #include <condition_variable>

@@ -139,7 +139,7 @@ TEST(batch_loader, what_a_source_throws_arrives) {
   Numbered source;
   source.fails_at = 50;
   BatchLoader loader(source, {.rows = 128, .num_threads = 2});
-  EXPECT_THROW(while (loader.next()) {}, Error);
+  EXPECT_THROW(while (loader.next()){}, Error);
 }
 
 TEST(batch_loader, may_be_dropped_at_any_time) {

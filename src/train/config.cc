@@ -85,8 +85,9 @@ class Keys {
     if (found == nullptr) return;
     const double given = found->is_number() ? found->get<double>() : std::nan("");
     if (!(given >= least && given <= most))
-      wrong(key, *found, most == kAny ? fmt::format("a number of {} or more", least)
-                                      : fmt::format("a number from {} to {}", least, most));
+      wrong(key, *found,
+            most == kAny ? fmt::format("a number of {} or more", least)
+                         : fmt::format("a number from {} to {}", least, most));
     value = given;
   }
   void flag(const char* key, bool& value, const char* about) {
@@ -107,12 +108,14 @@ class Keys {
     if (from_ == nullptr) return;
     for (const auto& [key, value] : from_->items()) {
       if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
-      const auto nearest = std::min_element(
-          known_.begin(), known_.end(), [&key = key](const auto& a, const auto& b) {
-            return edit_distance(key, a) < edit_distance(key, b);
-          });
-      fail(ErrorKind::kInvalidInput, "{}: there is no key '{}'. The nearest is '{}'; "
-           "'weft train lm --print-config' lists all.", where_, key, *nearest);
+      const auto nearest = std::min_element(known_.begin(), known_.end(),
+                                            [&key = key](const auto& a, const auto& b) {
+                                              return edit_distance(key, a) < edit_distance(key, b);
+                                            });
+      fail(ErrorKind::kInvalidInput,
+           "{}: there is no key '{}'. The nearest is '{}'; "
+           "'weft train lm --print-config' lists all.",
+           where_, key, *nearest);
     }
   }
   const std::vector<std::pair<std::string, std::string>>& lines() const { return lines_; }
@@ -244,7 +247,8 @@ void check(const Config& c, const std::string& where) {
     wrong("model.first_k_dense_replace", m.first_k_dense_replace,
           fmt::format("less than num_hidden_layers = {}", m.num_hidden_layers));
   if (m.pre_gate && m.first_k_dense_replace == 0)
-    wrong("model.first_k_dense_replace", 0, "1 or more: with pre_gate routers read the layer before");
+    wrong("model.first_k_dense_replace", 0,
+          "1 or more: with pre_gate routers read the layer before");
 }
 
 // "model.lr=3": a JSON value, or else a string, put where the path says.

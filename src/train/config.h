@@ -1,5 +1,5 @@
-// What `weft train lm CONFIG.json` is told. Every key is checked: an unknown one is refused with the
-// nearest that exists, a value with its range.
+// What `weft train lm CONFIG.json` is told. Every key is checked: an unknown one is refused with
+// the nearest that exists, a value with its range.
 #pragma once
 
 #include <cstddef>
@@ -35,31 +35,31 @@ struct ModelSection {
 };
 
 struct Config {
-  std::string out = "runs/lm";      // the run's folder
-  std::string init;                 // a model to go on from; empty: `model`, from scratch
-  std::string tokenizer;            // a folder or .gguf; empty: that of `init`
+  std::string out = "runs/lm";  // the run's folder
+  std::string init;             // a model to go on from; empty: `model`, from scratch
+  std::string tokenizer;        // a folder or .gguf; empty: that of `init`
   ModelSection model;
-  std::vector<std::string> data;    // files, and "task:..." generators
-  std::vector<std::string> eval;    // the same, held out
-  size_t eval_every = 200;          // steps
+  std::vector<std::string> data;  // files, and "task:..." generators
+  std::vector<std::string> eval;  // the same, held out
+  size_t eval_every = 200;        // steps
   uint64_t seed = 1;
-  std::string device = "auto";      // auto, cpu, cuda
-  std::string dtype = "bf16";       // of the products: bf16, f32
-  size_t context = 512;             // tokens of an example at most; longer ones are cut
-  size_t batch_tokens = 16384;      // of one optimiser step
-  size_t accumulate = 1;            // passes that a step is divided into
-  size_t steps = 0;                 // 0: until max_seconds
-  double max_seconds = 0;           // 0: until steps. Where both are given, whichever ends first
+  std::string device = "auto";  // auto, cpu, cuda
+  std::string dtype = "bf16";   // of the products: bf16, f32
+  size_t context = 512;         // tokens of an example at most; longer ones are cut
+  size_t batch_tokens = 16384;  // of one optimiser step
+  size_t accumulate = 1;        // passes that a step is divided into
+  size_t steps = 0;             // 0: until max_seconds
+  double max_seconds = 0;       // 0: until steps. Where both are given, whichever ends first
   Schedule schedule = Schedule::kCosine;
   double lr = 1e-3;
-  double final_lr = 0.1;            // of lr, at the end
-  double warmup = 0.02;             // part of the run
+  double final_lr = 0.1;  // of lr, at the end
+  double warmup = 0.02;   // part of the run
   double weight_decay = 0.1;
-  double clip = 1.0;                // of the gradient's norm; 0: never
-  double router_bias_rate = 1e-3;   // u of loss-free balancing
-  size_t checkpoint_every = 500;    // steps
-  size_t threads = 0;               // 0: all cores
-  std::string gguf = "q8_0";        // of the GGUF that is written; "none": no such file
+  double clip = 1.0;               // of the gradient's norm; 0: never
+  double router_bias_rate = 1e-3;  // u of loss-free balancing
+  size_t checkpoint_every = 500;   // steps
+  size_t threads = 0;              // 0: all cores
+  std::string gguf = "q8_0";       // of the GGUF that is written; "none": no such file
 };
 
 // The text of a file, or of several settings ("lr=3e-4", "model.hidden_size=128") after it.

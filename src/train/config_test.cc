@@ -32,8 +32,8 @@ TEST(config, defaults_and_values) {
 }
 
 TEST(config, settings_come_after_the_file) {
-  const Config config =
-      parse_config(kGood, "c.json", {"lr=3e-4", "model.num_hidden_layers=2", "out=runs/x", "eval=e"});
+  const Config config = parse_config(
+      kGood, "c.json", {"lr=3e-4", "model.num_hidden_layers=2", "out=runs/x", "eval=e"});
   EXPECT_EQ(config.lr, 3e-4);
   EXPECT_EQ(config.model.num_hidden_layers, 2U);
   EXPECT_EQ(config.out, "runs/x");
@@ -77,7 +77,8 @@ TEST(config, what_is_wrong_says_what_is_right) {
       {R"({"data": "d", "tokenizer": "t", "steps": 1, "model": {"architecture": "megrez2"}})",
        "1 or more for megrez2"},
       {R"({"data": "d", "tokenizer": "t", "steps": 1, "model": {"architecture": "megrez2",
-           "n_routed_experts": 2}})", "at most n_routed_experts = 2"},
+           "n_routed_experts": 2}})",
+       "at most n_routed_experts = 2"},
       {"{\n\n  \"lr\": }", "c.json:3: not JSON"},
       {"[]", "not a JSON object"},
   };
@@ -89,7 +90,8 @@ TEST(config, what_is_wrong_says_what_is_right) {
 }
 
 TEST(config, what_is_printed_reads_as_the_same) {
-  Config config = parse_config(kGood, "c.json", {"lr=3e-4", "schedule=wsd", "model.pre_gate=false"});
+  Config config =
+      parse_config(kGood, "c.json", {"lr=3e-4", "schedule=wsd", "model.pre_gate=false"});
   const std::string printed = print_config(config);
   const Config again = parse_config(printed, "printed");
   EXPECT_EQ(print_config(again), printed);

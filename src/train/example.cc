@@ -56,9 +56,10 @@ Example chat_example(const ordered_json& messages, const ExampleFormat& format,
   std::string done;
   const auto add_until = [&](const std::string& text, bool learn) {
     if (!text.starts_with(done))
-      fail(ErrorKind::kInvalidInput,
-           "the chat template changes earlier turns when a later one is added, so it cannot be told "
-           "which text is the assistant's. Use \"prompt\" and \"completion\"");
+      fail(
+          ErrorKind::kInvalidInput,
+          "the chat template changes earlier turns when a later one is added, so it cannot be told "
+          "which text is the assistant's. Use \"prompt\" and \"completion\"");
     append(example,
            format.tokenizer->encode(std::string_view(text).substr(done.size()),
                                     {.add_special = false, .parse_special = true}),
@@ -225,9 +226,8 @@ FileExamples parse_jsonl(std::string_view text, const std::string& name,
 FileExamples read_examples(const std::string& path, const ExampleFormat& format) {
   const std::string extension = std::filesystem::path(path).extension();
   const std::string text = read_file(path, size_t{1} << 34);
-  FileExamples out = extension == ".jsonl" || extension == ".json"
-                         ? parse_jsonl(text, path, format)
-                         : parse_text(text, format);
+  FileExamples out = extension == ".jsonl" || extension == ".json" ? parse_jsonl(text, path, format)
+                                                                   : parse_text(text, format);
   if (out.examples.empty())
     fail(ErrorKind::kInvalidInput, "{}: holds no example to learn from", path);
   return out;

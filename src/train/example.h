@@ -1,5 +1,5 @@
-// Where training examples come from: files, generators, and mixtures of them. Any example can be had
-// by its index, and is the same each time, so that a run can go on exactly where it stopped.
+// Where training examples come from: files, generators, and mixtures of them. Any example can be
+// had by its index, and is the same each time, so that a run can go on exactly where it stopped.
 #pragma once
 
 #include <cstdint>
@@ -56,9 +56,8 @@ Example make_example(std::string_view prompt, std::string_view completion,
 
 // "task:NAME?OPTIONS" becomes what `open_task` makes of "NAME?OPTIONS"; all files together are one
 // source, shuffled anew in each epoch. Sources take turns.
-using OpenTask = std::function<std::unique_ptr<ExampleSource>(const std::string& task,
-                                                              const ExampleFormat& format,
-                                                              uint64_t seed)>;
+using OpenTask = std::function<std::unique_ptr<ExampleSource>(
+    const std::string& task, const ExampleFormat& format, uint64_t seed)>;
 struct Sources {
   std::unique_ptr<ExampleSource> source;
   size_t num_file_examples = 0, num_cut = 0;

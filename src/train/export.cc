@@ -83,9 +83,12 @@ ordered_json generation_config(const formats::Tokenizer& tokenizer, size_t vocab
 }  // namespace
 
 void write_tokenizer(const std::string& from, const fs::path& folder) {
-  constexpr const char* kFiles[] = {"tokenizer.json",          "tokenizer_config.json",
-                                    "special_tokens_map.json", "chat_template.jinja",
-                                    "vocab.json",              "merges.txt"};
+  constexpr const char* kFiles[] = {"tokenizer.json",
+                                    "tokenizer_config.json",
+                                    "special_tokens_map.json",
+                                    "chat_template.jinja",
+                                    "vocab.json",
+                                    "merges.txt"};
   fs::create_directories(folder);
   if (!fs::is_directory(from))
     return formats::write_hf_tokenizer(formats::GgufFile::open(from), folder);
@@ -103,7 +106,8 @@ void write_hf_folder(const fs::path& folder, const ModelShape& shape, const Para
   for (const Parameter& p : table.parameters)
     tensors.push_back({p.name, p.shape, weights.data() + p.offset});
   for (size_t i = 0; i < shape.num_moe_layers(); ++i)
-    tensors.push_back({router_bias_name(shape.first_dense + i), {shape.num_experts},
+    tensors.push_back({router_bias_name(shape.first_dense + i),
+                       {shape.num_experts},
                        router_bias.data() + i * shape.num_experts});
   write_safetensors(folder / "model.safetensors", tensors, options.is_bf16);
 

@@ -14,12 +14,13 @@
 namespace weft::train {
 
 struct ExportOptions {
-  bool is_bf16 = true;    // else f32
-  std::string tokenizer;  // a folder or .gguf whose tokenizer goes along
+  bool is_bf16 = true;                        // else f32
+  std::string tokenizer;                      // a folder or .gguf whose tokenizer goes along
   const formats::Checkpoint* from = nullptr;  // the model that training began with, if any
 };
 
-// The tokenizer's files: a folder's as they are, a .gguf's translated. kUnsupported if they cannot be.
+// The tokenizer's files: a folder's as they are, a .gguf's translated. kUnsupported if they cannot
+// be.
 void write_tokenizer(const std::string& from, const std::filesystem::path& folder);
 // Each file appears whole or not at all. kIo; kUnsupported for a tokenizer that the folder cannot
 // carry.

@@ -18,7 +18,7 @@ using nlohmann::ordered_json;
 
 // What an architecture's name adds, as models/registry.cc has it.
 struct Family {
-  const char* name;      // in a config
+  const char* name;  // in a config
   const char* gguf;
   const char* hf_class;
   const char* hf_type;
@@ -97,8 +97,8 @@ void add_rope(ordered_json& config, const formats::Checkpoint& from) {
     rope["beta_fast"] = from.get_float("rope.scaling.yarn_beta_fast").value_or(32);
     rope["beta_slow"] = from.get_float("rope.scaling.yarn_beta_slow").value_or(1);
     const double factor = rope["factor"];
-    rope["attention_factor"] = from.get_float("rope.scaling.yarn_attn_factor").value_or(1) *
-                               (1 + 0.1 * std::log(factor));
+    rope["attention_factor"] =
+        from.get_float("rope.scaling.yarn_attn_factor").value_or(1) * (1 + 0.1 * std::log(factor));
   }
   config["rope_scaling"] = rope;
 }
@@ -136,8 +136,8 @@ ModelShape shape_of(const Config& config, size_t vocab_size) {
   s.rope_theta = m.rope_theta;
   s.rope.style = kernels::RopeStyle::kHalf;
   for (size_t i = 0; i < s.head_dim / 2; ++i)
-    s.rope.inverse_frequency.push_back(static_cast<float>(std::pow(
-        m.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(s.head_dim))));
+    s.rope.inverse_frequency.push_back(static_cast<float>(
+        std::pow(m.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(s.head_dim))));
   return s;
 }
 
@@ -188,7 +188,8 @@ ModelShape shape_of(const formats::Checkpoint& checkpoint) {
   s.rope.style = kernels::RopeStyle::kHalf;  // weights are brought into Hugging Face's order
   s.rope_theta = checkpoint.get_float("rope.freq_base").value_or(10000);
   if (2 * s.rope.inverse_frequency.size() != s.head_dim)
-    fail(ErrorKind::kUnsupported, "{}: only part of each head turns with its position (RoPE over {} "
+    fail(ErrorKind::kUnsupported,
+         "{}: only part of each head turns with its position (RoPE over {} "
          "of {} values), which the trainer does not do",
          checkpoint.name(), 2 * s.rope.inverse_frequency.size(), s.head_dim);
   return s;
@@ -264,7 +265,9 @@ ParameterTable parameters_of(const ModelShape& s) {
   return table;
 }
 
-std::string router_bias_name(size_t layer) { return block(layer) + "mlp.gate.e_score_correction_bias"; }
+std::string router_bias_name(size_t layer) {
+  return block(layer) + "mlp.gate.e_score_correction_bias";
+}
 
 ordered_json hf_config(const ModelShape& s, const formats::Checkpoint* from, bool is_bf16) {
   const std::string dtype = is_bf16 ? "bfloat16" : "float32";

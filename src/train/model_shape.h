@@ -56,8 +56,8 @@ struct Parameter {
 };
 
 // All parameters in the order of the flat buffer. First the matrices of products, which are decayed
-// and multiplied in low precision; then, from `first_vector` on, norms, biases and routers. q, k and
-// v of a layer lie side by side, and so do gate and up of an MLP, and the matrices of a group's
+// and multiplied in low precision; then, from `first_vector` on, norms, biases and routers. q, k
+// and v of a layer lie side by side, and so do gate and up of an MLP, and the matrices of a group's
 // experts: products can take them together.
 struct ParameterTable {
   std::vector<Parameter> parameters;

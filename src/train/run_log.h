@@ -22,7 +22,8 @@ struct StepRecord {
 
 class RunLog {
  public:
-  // Goes on behind the records of the first `steps` steps; those that come after are forgotten. kIo.
+  // Goes on behind the records of the first `steps` steps; those that come after are forgotten.
+  // kIo.
   RunLog(const std::filesystem::path& path, size_t steps);
   void add(const StepRecord& record);
   void add_evaluation(size_t step, double loss, const std::string& name);

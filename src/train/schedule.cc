@@ -20,7 +20,8 @@ double rate_at(const Config& config, double done) {
     }
     case Schedule::kWsd:
       return done < 1 - kDecay ? 1 : low + (1 - low) * (1 - done) / kDecay;
-    case Schedule::kConstant: return 1;
+    case Schedule::kConstant:
+      return 1;
   }
   return 1;
 }

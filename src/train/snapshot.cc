@@ -45,8 +45,7 @@ std::optional<size_t> step_of(const fs::path& file) {
   constexpr std::string_view kBegin = "checkpoint-", kEnd = ".weft";
   if (!name.starts_with(kBegin) || !name.ends_with(kEnd)) return std::nullopt;
   const std::string digits = name.substr(kBegin.size(), name.size() - kBegin.size() - kEnd.size());
-  if (digits.empty() || digits.size() > 18 ||
-      digits.find_first_not_of("0123456789") != digits.npos)
+  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != digits.npos)
     return std::nullopt;
   return std::stoull(digits);
 }
@@ -97,7 +96,8 @@ Snapshot read_snapshot(const fs::path& path) {
   };
   const auto take = [&](size_t size) {
     if (size > rest.size())
-      refuse(fmt::format("ends after {} bytes: the checkpoint is truncated", mapped->bytes().size()));
+      refuse(
+          fmt::format("ends after {} bytes: the checkpoint is truncated", mapped->bytes().size()));
     const auto part = rest.first(size);
     rest = rest.subspan(size);
     return part;
@@ -126,7 +126,8 @@ Snapshot read_snapshot(const fs::path& path) {
       refuse("the checkpoint is damaged (its list of arrays)");
     const size_t count = entry["count"];
     if (count > rest.size() / sizeof(float))
-      refuse(fmt::format("ends after {} bytes: the checkpoint is truncated", mapped->bytes().size()));
+      refuse(
+          fmt::format("ends after {} bytes: the checkpoint is truncated", mapped->bytes().size()));
     std::vector<float>& values = snapshot.arrays[entry["name"].get<std::string>()];
     values.resize(count);
     for (size_t first = 0; first < count; first += kPiece) {

@@ -13,8 +13,8 @@ namespace {
 
 using formats::Token;
 
-// What stands around a question: the marks of the chat template, where the tokenizer comes with one;
-// else what every text begins with.
+// What stands around a question: the marks of the chat template, where the tokenizer comes with
+// one; else what every text begins with.
 struct Around {
   std::vector<Token> before, after;
 };
@@ -52,7 +52,8 @@ class ReasonSource final : public ExampleSource {
     for (const tasks::ReasonLevel level : levels) options_.push_back(tasks::options_of(level));
     around_ = around_question(format);
     for (const std::string& piece : tasks::reason_pieces()) {
-      const auto ids = format.tokenizer->encode(piece, {.add_special = false, .parse_special = false});
+      const auto ids =
+          format.tokenizer->encode(piece, {.add_special = false, .parse_special = false});
       if (ids.size() == 1) piece_tokens_.push_back(ids.front());
     }
     if (piece_tokens_.size() != tasks::reason_pieces().size()) piece_tokens_.clear();

@@ -35,7 +35,8 @@ TensorView find_tensor(const Checkpoint& checkpoint, const std::string& gguf_nam
     const size_t index = std::stoul(gguf_name.substr(at + kStack.size()));
     const auto stack = checkpoint.find(gguf_name.substr(0, at + kStack.size()) + "weight");
     if (stack && stack->shape.rank() == 3 && index < stack->shape[0])
-      return {stack->dtype, {stack->shape[1], stack->shape[2]}, stack->row(index * stack->shape[1])};
+      return {
+          stack->dtype, {stack->shape[1], stack->shape[2]}, stack->row(index * stack->shape[1])};
   }
   return checkpoint.require(gguf_name);
 }
@@ -75,11 +76,12 @@ Weights read_weights(const Checkpoint& checkpoint, const ModelShape& shape,
     const std::string gguf_name = formats::gguf_tensor_name(name).value();
     const TensorView tensor = find_tensor(checkpoint, gguf_name);
     if (!(tensor.shape == expected))
-      fail(ErrorKind::kInvalidInput,
-           "{}: tensor '{}' has {} values, but the hyper-parameters need {} in {} rows. The file is "
-           "damaged or was converted with another configuration: fetch or convert it again.",
-           checkpoint.name(), gguf_name, tensor.shape.elements(), expected.elements(),
-           expected.rows());
+      fail(
+          ErrorKind::kInvalidInput,
+          "{}: tensor '{}' has {} values, but the hyper-parameters need {} in {} rows. The file is "
+          "damaged or was converted with another configuration: fetch or convert it again.",
+          checkpoint.name(), gguf_name, tensor.shape.elements(), expected.elements(),
+          expected.rows());
     if (!traits(tensor.dtype).is_weight)
       fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which is no weight format",
            checkpoint.name(), gguf_name, weft::name(tensor.dtype));
@@ -96,7 +98,8 @@ Weights read_weights(const Checkpoint& checkpoint, const ModelShape& shape,
     }
     checkpoint.release(tensor);
   };
-  for (const Parameter& p : table.parameters) read(p.name, p.shape, weights.values.data() + p.offset);
+  for (const Parameter& p : table.parameters)
+    read(p.name, p.shape, weights.values.data() + p.offset);
   const size_t n = shape.num_experts;
   weights.router_bias.assign(shape.num_moe_layers() * n, 0);
   for (size_t i = 0; i < shape.num_moe_layers(); ++i) {

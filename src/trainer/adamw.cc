@@ -11,7 +11,7 @@ namespace {
 using at::Tensor;
 
 struct Factors {
-  double rate, decay;     // of this step
+  double rate, decay;  // of this step
   double beta1, beta2, mean_correction, square_correction, epsilon;
 };
 

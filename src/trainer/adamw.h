@@ -8,8 +8,8 @@ namespace weft::trainer {
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;  // as language models are trained (Llama)
-  double weight_decay = 0.1;  // of the first `decayed` values
-  double clip = 1;            // largest norm of the gradient; 0: any
+  double weight_decay = 0.1;                         // of the first `decayed` values
+  double clip = 1;                                   // largest norm of the gradient; 0: any
   int64_t decayed = 0;
 };
 

@@ -51,7 +51,8 @@ struct Product {
 struct ProductTime {
   double seconds = 0, flops = 0;
 };
-ProductTime time_product(const Product& p, int64_t rows, size_t rounds, const at::TensorOptions& o) {
+ProductTime time_product(const Product& p, int64_t rows, size_t rounds,
+                         const at::TensorOptions& o) {
   const Tensor x = at::randn({rows, p.in}, o), w = at::randn({p.out, p.in}, o);
   const Tensor g = at::randn({rows, p.out}, o);
   const double seconds = median_of(rounds, [&] { return x.mm(w.t()); }) +
@@ -62,11 +63,12 @@ ProductTime time_product(const Product& p, int64_t rows, size_t rounds, const at
 }
 
 train::Batch make_sequences(const BenchOptions& options, size_t vocab_size) {
-  std::vector<train::Example> examples(std::max<size_t>(1, options.batch_tokens / options.sequence));
+  std::vector<train::Example> examples(
+      std::max<size_t>(1, options.batch_tokens / options.sequence));
   for (size_t i = 0; i < examples.size(); ++i) {
     for (size_t t = 0; t <= options.sequence; ++t)
-      examples[i].tokens.push_back(static_cast<int32_t>(
-          uniform(1, i, static_cast<uint32_t>(t)) * static_cast<double>(vocab_size)));
+      examples[i].tokens.push_back(static_cast<int32_t>(uniform(1, i, static_cast<uint32_t>(t)) *
+                                                        static_cast<double>(vocab_size)));
     examples[i].learn.assign(options.sequence + 1, 1);
   }
   return train::make_batch(examples, 8);
@@ -117,12 +119,9 @@ void bench(const BenchOptions& options) {
                               {"down", 256, 704, 6},
                               {"head", static_cast<int64_t>(kVocab), 256, 1}};
   double seconds = 0, flops = 0;
-  nlohmann::ordered_json report = {{"device", device.str()},
-                                   {"threads", threads},
-                                   {"dtype", options.dtype},
-                                   {"parameters", table.count()},
-                                   {"rows", rows},
-                                   {"sequence", options.sequence}};
+  nlohmann::ordered_json report = {{"device", device.str()}, {"threads", threads},
+                                   {"dtype", options.dtype}, {"parameters", table.count()},
+                                   {"rows", rows},           {"sequence", options.sequence}};
   fmt::print("{} with {:.1f} M parameters, {} rows in sequences of {}, {}, {} threads\n",
              device.str(), static_cast<double>(table.count()) / 1e6, rows, options.sequence,
              options.dtype, threads);
@@ -137,9 +136,10 @@ void bench(const BenchOptions& options) {
   const double tokens_per_s = static_cast<double>(rows) / step;
   fmt::print("{:<26} {:>10.1f} {:>10.1f} {:>7.0f}%\n", "all products", seconds * 1e3,
              flops / seconds * 1e-9, flops / seconds / peak * 100);
-  fmt::print("{:<26} {:>10} {:>10.1f} {:>7.0f}%\n", "large product (the peak)", "", peak * 1e-9, 100.0);
-  fmt::print("{:<26} {:>10.1f} {:>10.1f} {:>7.0f}%\n", "whole step", step * 1e3, flops / step * 1e-9,
-             flops / step / peak * 100);
+  fmt::print("{:<26} {:>10} {:>10.1f} {:>7.0f}%\n", "large product (the peak)", "", peak * 1e-9,
+             100.0);
+  fmt::print("{:<26} {:>10.1f} {:>10.1f} {:>7.0f}%\n", "whole step", step * 1e3,
+             flops / step * 1e-9, flops / step / peak * 100);
   fmt::print("{:.0f} tokens/s; products take {:.0f} % of a step\n", tokens_per_s,
              seconds / step * 100);
   if (options.json_file.empty()) return;

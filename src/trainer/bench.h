@@ -14,8 +14,8 @@ struct BenchOptions {
   std::string json_file;
 };
 
-// A Llama of 5 million parameters (hidden 256, 6 layers, 8 heads, 4 of keys and values, MLPs of 704).
-// Prints a table.
+// A Llama of 5 million parameters (hidden 256, 6 layers, 8 heads, 4 of keys and values, MLPs of
+// 704). Prints a table.
 void bench(const BenchOptions& options);
 
 }  // namespace weft::trainer

@@ -1,6 +1,6 @@
-// Causal attention on a CPU, forward and backward: for each head of a sequence, some queries at a time
-// against all keys up to them, in f32. On the way back the weights are computed once more (arXiv
-// 2205.14135, §3.1), so that memory grows with the length, not with its square.
+// Causal attention on a CPU, forward and backward: for each head of a sequence, some queries at a
+// time against all keys up to them, in f32. On the way back the weights are computed once more
+// (arXiv 2205.14135, §3.1), so that memory grows with the length, not with its square.
 #pragma once
 
 #include <cstdint>

@@ -43,7 +43,8 @@ WEFT_INLINE float fast_exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
-// A sum in 16 lanes, whatever the instruction set: loops over floats are not reordered by themselves.
+// A sum in 16 lanes, whatever the instruction set: loops over floats are not reordered by
+// themselves.
 template <typename Term>
 WEFT_INLINE float sum(int64_t n, Term term) {
   float lanes[16] = {};
@@ -73,9 +74,8 @@ WEFT_INLINE void rms_norm_backward_rows(const X* x, const float* weight, const f
                                         float* g_weight) {
   for (int64_t row = 0; row < rows; ++row, x += n, g += n, g_x += n) {
     const float factor = inverse[row];
-    const float mean =
-        sum(n, [&](int64_t i) { return load(g[i]) * weight[i] * load(x[i]); }) * factor /
-        static_cast<float>(n);
+    const float mean = sum(n, [&](int64_t i) { return load(g[i]) * weight[i] * load(x[i]); }) *
+                       factor / static_cast<float>(n);
     for (int64_t i = 0; i < n; ++i) {
       const float normed = load(x[i]) * factor;
       g_weight[i] += load(g[i]) * normed;
@@ -147,29 +147,29 @@ WEFT_NORM(float, float)
 WEFT_NORM(float, Bf16)
 WEFT_NORM(Bf16, Bf16)
 
-#define WEFT_ROWS(T)                                                                             \
-  template <>                                                                                    \
-  WEFT_LOOPS void rotate<T>(T* rows, int64_t num_rows, int64_t stride, int64_t count, int64_t d, \
-                            const float* cos, const float* sin, float sign) {                    \
-    rotate_rows(rows, num_rows, stride, count, d, cos, sin, sign);                               \
-  }                                                                                              \
-  template <>                                                                                    \
-  WEFT_LOOPS void swiglu<T>(const T* gate_up, int64_t rows, int64_t n, T* out) {                 \
-    swiglu_rows(gate_up, rows, n, out);                                                          \
-  }                                                                                              \
-  template <>                                                                                    \
-  WEFT_LOOPS void swiglu_backward<T>(const T* gate_up, const T* g, int64_t rows, int64_t n,      \
-                                     T* g_gate_up) {                                             \
-    swiglu_backward_rows(gate_up, g, rows, n, g_gate_up);                                        \
+#define WEFT_ROWS(T)                                                                              \
+  template <>                                                                                     \
+  WEFT_LOOPS void rotate<T>(T * rows, int64_t num_rows, int64_t stride, int64_t count, int64_t d, \
+                            const float* cos, const float* sin, float sign) {                     \
+    rotate_rows(rows, num_rows, stride, count, d, cos, sin, sign);                                \
+  }                                                                                               \
+  template <>                                                                                     \
+  WEFT_LOOPS void swiglu<T>(const T* gate_up, int64_t rows, int64_t n, T* out) {                  \
+    swiglu_rows(gate_up, rows, n, out);                                                           \
+  }                                                                                               \
+  template <>                                                                                     \
+  WEFT_LOOPS void swiglu_backward<T>(const T* gate_up, const T* g, int64_t rows, int64_t n,       \
+                                     T* g_gate_up) {                                              \
+    swiglu_backward_rows(gate_up, g, rows, n, g_gate_up);                                         \
   }
 WEFT_ROWS(float)
 WEFT_ROWS(Bf16)
 
-#define WEFT_COPY(From, To)                                                                    \
-  template <>                                                                                  \
-  WEFT_LOOPS void copy_rows<From, To>(const From* from, int64_t from_stride, int64_t rows,     \
-                                      int64_t n, To* to, int64_t to_stride) {                  \
-    copy(from, from_stride, rows, n, to, to_stride);                                           \
+#define WEFT_COPY(From, To)                                                                \
+  template <>                                                                              \
+  WEFT_LOOPS void copy_rows<From, To>(const From* from, int64_t from_stride, int64_t rows, \
+                                      int64_t n, To* to, int64_t to_stride) {              \
+    copy(from, from_stride, rows, n, to, to_stride);                                       \
   }
 WEFT_COPY(float, float)
 WEFT_COPY(float, Bf16)

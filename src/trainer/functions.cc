@@ -26,11 +26,10 @@ using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
 // bf16 is for products; everything else is computed in f32.
-Tensor wide(const Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x;
-}
+Tensor wide(const Tensor& x) { return x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x; }
 
-// The loops of cpu_rows.h take f32 and bf16; f64, for finite differences, goes by tensors' operations.
+// The loops of cpu_rows.h take f32 and bf16; f64, for finite differences, goes by tensors'
+// operations.
 bool by_rows(const Tensor& x) {
   return x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
 }
@@ -66,7 +65,8 @@ struct RmsNorm : Function<RmsNorm> {
       const int64_t n = weight.size(0), rows = x.numel() / n;
       const Tensor input = x.contiguous();
       const Tensor inverse = at::empty({rows}, weight.options());
-      const Tensor out = at::empty(x.sizes(), x.options().dtype(static_cast<at::ScalarType>(out_type)));
+      const Tensor out =
+          at::empty(x.sizes(), x.options().dtype(static_cast<at::ScalarType>(out_type)));
       context->save_for_backward({input, weight, inverse});
       const auto run = [&](auto in_type, auto out_value) {
         using X = decltype(in_type);
@@ -222,8 +222,7 @@ struct HeadLoss : Function<HeadLoss> {
       else
         g_weight = g_weight.defined() ? g_weight.add_(of_weight) : wide(of_weight).clone();
     }
-    if (wants_gradient)
-      context->save_for_backward({g_hidden, g_weight.to(weight.scalar_type())});
+    if (wants_gradient) context->save_for_backward({g_hidden, g_weight.to(weight.scalar_type())});
     return total * scale;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
@@ -242,7 +241,8 @@ struct SwigluByRows : Function<SwigluByRows> {
     with_type(out, [&](auto type) {
       using T = decltype(type);
       for_rows(out.size(0), n, [&](int64_t begin, int64_t end) {
-        cpu::swiglu(data_of<T>(gate_up) + begin * 2 * n, end - begin, n, data_of<T>(out) + begin * n);
+        cpu::swiglu(data_of<T>(gate_up) + begin * 2 * n, end - begin, n,
+                    data_of<T>(out) + begin * n);
       });
     });
     return out;
@@ -286,7 +286,8 @@ struct AttentionByRows : Function<AttentionByRows> {
       at::parallel_for(0, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end) {
         cpu::AttentionWorkspace w;
         for (int64_t i = begin; i < end; ++i)
-          cpu::attention<T>(shape, jobs[static_cast<size_t>(i)], data_of<T>(qkv), data_of<T>(out), w);
+          cpu::attention<T>(shape, jobs[static_cast<size_t>(i)], data_of<T>(qkv), data_of<T>(out),
+                            w);
       });
     });
     return out;

@@ -24,9 +24,9 @@ Tensor random(std::vector<int64_t> shape, uint64_t seed) {
   return out;
 }
 
-// d f / d x for every value of every input, where f is a random projection of the function's output.
-// Central differences with h = 1e-5 err by h^2 f''' / 6 + 2^-52 f / h: some 1e-10 for values near 1;
-// functions here are smooth with derivatives below 100.
+// d f / d x for every value of every input, where f is a random projection of the function's
+// output. Central differences with h = 1e-5 err by h^2 f''' / 6 + 2^-52 f / h: some 1e-10 for
+// values near 1; functions here are smooth with derivatives below 100.
 void expect_gradients(const Function& function, const std::vector<Tensor>& values) {
   std::vector<Tensor> inputs;
   for (const Tensor& value : values) inputs.push_back(value.clone().requires_grad_(true));
@@ -100,7 +100,8 @@ TEST(functions, attention_stays_within_sequences) {
   for (const int64_t length : {3, 3, 2}) {
     const Tensor x = qkv.narrow(0, row, length).view({length, 8, 6});
     for (int64_t head = 0; head < 4; ++head) {
-      const Tensor q = x.select(1, head), k = x.select(1, 4 + head / 2), v = x.select(1, 6 + head / 2);
+      const Tensor q = x.select(1, head), k = x.select(1, 4 + head / 2),
+                   v = x.select(1, 6 + head / 2);
       for (int64_t t = 0; t < length; ++t) {
         const Tensor scores = k.narrow(0, 0, t + 1).mv(q[t]) / std::sqrt(6.0);
         const Tensor want = v.narrow(0, 0, t + 1).t().mv(scores.softmax(0));
@@ -120,8 +121,7 @@ TEST(functions, attention_with_a_window_looks_no_further) {
   const Tensor before = attention(qkv, buckets, heads);
   qkv[1].fill_(7);  // seen by tokens 1 and 2 alone
   const Tensor after = attention(qkv, buckets, heads);
-  for (int64_t t = 0; t < 5; ++t)
-    EXPECT_EQ(at::equal(before[t], after[t]), t != 1 && t != 2) << t;
+  for (int64_t t = 0; t < 5; ++t) EXPECT_EQ(at::equal(before[t], after[t]), t != 1 && t != 2) << t;
   expect_gradients([&](const auto& in) { return attention(in[0], buckets, heads); }, {qkv.div(3)});
 }
 
@@ -152,16 +152,17 @@ TEST(functions, head_loss_in_pieces) {
   const Tensor targets = (random({300}, 3).abs() * kVocab).to(at::kLong);
   const auto got = torch::autograd::grad({head_loss(hidden, weight, targets, 1)}, {hidden, weight});
   const Tensor logits = hidden.mm(weight.t());
-  const Tensor loss = (logits.logsumexp(1) - logits.gather(1, targets.unsqueeze(1)).squeeze(1)).sum();
+  const Tensor loss =
+      (logits.logsumexp(1) - logits.gather(1, targets.unsqueeze(1)).squeeze(1)).sum();
   const auto want = torch::autograd::grad({loss}, {hidden, weight});
   for (size_t i = 0; i < 2; ++i)  // f32 sums of 300 and 200000 terms below 1: sqrt(n) * 2^-24
     EXPECT_LT((got[i] - want[i]).abs().max().item<float>(), 1e-4f);
 }
 
 // What f32 and bf16 compute in loops over rows on a CPU, against the same in f64 by tensors'
-// operations. Inputs are of the narrow type already, so f32 differs by rounding of sums of up to 200
-// terms near 1, 200 * 2^-24 = 1.2e-5; bf16 also by rounding results, and what is between, of up to 4
-// to 8 bits: 4 * 2^-9 = 0.008, and twice that where two roundings meet.
+// operations. Inputs are of the narrow type already, so f32 differs by rounding of sums of up to
+// 200 terms near 1, 200 * 2^-24 = 1.2e-5; bf16 also by rounding results, and what is between, of up
+// to 4 to 8 bits: 4 * 2^-9 = 0.008, and twice that where two roundings meet.
 void expect_rows_agree(const Function& function, const std::vector<Tensor>& values) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     const double tolerance = type == at::kFloat ? 1.2e-5 : 0.016;
@@ -205,7 +206,8 @@ TEST(functions, loops_over_rows_agree_with_tensors) {
   for (const int64_t window : {0, 20})
     for (const int64_t d : {16, 32}) {
       const HeadCounts heads{4, 2, d, window};
-      const std::vector<train::Bucket> buckets = {{3, 1}, {2, 8}, {1, 63}, {1, 64}, {1, 65}, {1, 136}};
+      const std::vector<train::Bucket> buckets = {{3, 1},  {2, 8},  {1, 63},
+                                                  {1, 64}, {1, 65}, {1, 136}};
       expect_rows_agree([&](const auto& in) { return attention(in[0], buckets, heads); },
                         {random({3 + 16 + 63 + 64 + 65 + 136, 8 * d}, 5)});
     }
@@ -224,7 +226,8 @@ TEST(functions, grouped_linear_gradients) {
   const Tensor out = grouped_linear(x, weights, first);
   for (int64_t row = 0; row < 7; ++row)
     EXPECT_LT((out[row] - weights[row < 3 ? 0 : 2].mv(x[row])).abs().max().item<double>(), 1e-15);
-  expect_gradients([&](const auto& in) { return grouped_linear(in[0], in[1], first); }, {x, weights});
+  expect_gradients([&](const auto& in) { return grouped_linear(in[0], in[1], first); },
+                   {x, weights});
 }
 
 }  // namespace

@@ -51,7 +51,8 @@ struct Beginning {
 
 std::optional<std::string> chat_template_beside(const fs::path& tokenizer) {
   if (!fs::is_directory(tokenizer)) return formats::open_checkpoint(tokenizer)->chat_template();
-  if (fs::exists(tokenizer / "chat_template.jinja")) return read_file(tokenizer / "chat_template.jinja");
+  if (fs::exists(tokenizer / "chat_template.jinja"))
+    return read_file(tokenizer / "chat_template.jinja");
   const fs::path config = tokenizer / "tokenizer_config.json";
   if (!fs::exists(config)) return std::nullopt;
   const ordered_json parsed = ordered_json::parse(read_file(config), nullptr, false);
@@ -143,7 +144,8 @@ Run::Run(const train::Config& config, const RunOptions& options, StopToken stop)
                                     config.context};
   data_ = train::open_sources(config.data, format, config.seed, train::open_task);
   for (const std::string& name : config.eval)
-    held_out_.emplace_back(name, train::open_sources({name}, format, config.seed, train::open_task));
+    held_out_.emplace_back(name,
+                           train::open_sources({name}, format, config.seed, train::open_task));
   if (data_.num_cut != 0)
     console_.say(fmt::format("{} of {} examples are longer than the context of {} and were cut",
                              data_.num_cut, data_.num_file_examples, config.context));
@@ -166,15 +168,15 @@ Run::Run(const train::Config& config, const RunOptions& options, StopToken stop)
   if (options.resume) resume();
   last_saved_ = step_;
   log_.emplace(folder_ / "log.jsonl", step_);
-  loader_.emplace(*data_.source,
-                  train::BatchLoader::Options{.rows = config.batch_tokens / config.accumulate,
-                                              .num_threads = device_.is_cpu() ? 1 : std::max<size_t>(
-                                                                  1, std::min<size_t>(8, cores / 2)),
-                                              .first_example = next_example_});
+  loader_.emplace(
+      *data_.source,
+      train::BatchLoader::Options{
+          .rows = config.batch_tokens / config.accumulate,
+          .num_threads = device_.is_cpu() ? 1 : std::max<size_t>(1, std::min<size_t>(8, cores / 2)),
+          .first_example = next_example_});
   console_.say(fmt::format("{} with {:.2f} M parameters on {} ({} threads), {} products, into {}",
-                           beginning_.shape.architecture,
-                           static_cast<double>(table.count()) / 1e6, device_.str(), cores,
-                           config.dtype, folder_.string()));
+                           beginning_.shape.architecture, static_cast<double>(table.count()) / 1e6,
+                           device_.str(), cores, config.dtype, folder_.string()));
 }
 
 void Run::train() {
@@ -213,9 +215,11 @@ void Run::step() {
     next_example_ = batch->end_example;
     pending.batches.push_back(std::move(*batch));
   }
-  const double rate = config_.lr * train::rate_at(config_, done());
+  const double rate =
+      config_.lr * train::rate_at(config_, train::part_done(config_, step_ + 1, seconds()));
   for (const Inputs& in : inputs) {
-    const at::Tensor loss = model_->loss(in, 1 / static_cast<double>(std::max<int64_t>(1, num_targets)));
+    const at::Tensor loss =
+        model_->loss(in, 1 / static_cast<double>(std::max<int64_t>(1, num_targets)));
     torch::autograd::backward({loss}, {});
     pending.loss = pending.loss.defined() ? pending.loss + loss.detach() : loss.detach();
     model_->collect_gradients(gradient_);
@@ -270,7 +274,8 @@ void Run::read_back() {
     if (bad_in_a_row_ == kBadStepsInARow) {
       log_->flush();
       fail(ErrorKind::kOutOfResources,
-           "{} steps in a row had no finite loss and gradient (the last is step {}). The weights are "
+           "{} steps in a row had no finite loss and gradient (the last is step {}). The weights "
+           "are "
            "those before them; their batches are in {}. Lower lr, or look at the data.",
            kBadStepsInARow, p.record.step, folder_.string());
     }
@@ -288,10 +293,10 @@ void Run::dump(const PendingStep& pending) {
         std::vector<formats::Token> tokens;
         for (size_t r = row; r < row + bucket.length && batch.is_token[r] != 0; ++r)
           tokens.push_back(batch.tokens[r]);
-        file.write(ordered_json{{"tokens", tokens},
-                                {"text", beginning_.tokenizer->decode(tokens, true)}}
-                       .dump(-1, ' ', false, ordered_json::error_handler_t::replace) +
-                   "\n");
+        file.write(
+            ordered_json{{"tokens", tokens}, {"text", beginning_.tokenizer->decode(tokens, true)}}
+                .dump(-1, ' ', false, ordered_json::error_handler_t::replace) +
+            "\n");
       }
   }
   file.commit();
@@ -302,8 +307,8 @@ void Run::dump(const PendingStep& pending) {
 
 double Run::evaluation_loss(const train::ExampleSource& source, uint64_t count) {
   const at::NoGradGuard no_grad;
-  train::BatchLoader loader(source, {.rows = config_.batch_tokens / config_.accumulate,
-                                     .num_examples = count});
+  train::BatchLoader loader(
+      source, {.rows = config_.batch_tokens / config_.accumulate, .num_examples = count});
   double total = 0;
   int64_t num_targets = 0;
   for (size_t pass = 0; pass < kEvaluationPasses; ++pass) {
@@ -330,9 +335,9 @@ void Run::evaluate() {
     console_.say(fmt::format("step {}: loss {:.4f} on {}", step_, loss, name));
     if (i != 0 || !std::isfinite(loss) || (best_loss_ && loss >= *best_loss_)) continue;
     best_loss_ = loss;
-    train::write_snapshot(folder_ / "best.weft", {{"step", step_}, {"loss", loss}},
-                          {{"weights", host(model_->master())},
-                           {"router_bias", host(model_->router_bias())}});
+    train::write_snapshot(
+        folder_ / "best.weft", {{"step", step_}, {"loss", loss}},
+        {{"weights", host(model_->master())}, {"router_bias", host(model_->router_bias())}});
   }
   write_report();
   last_read_ = Clock::now();
@@ -356,20 +361,22 @@ std::vector<float> Run::host(const at::Tensor& tensor) const {
 void Run::restore(at::Tensor& tensor, const std::vector<float>& values) {
   const at::NoGradGuard no_grad;
   if (values.size() != static_cast<size_t>(tensor.numel()))
-    fail(ErrorKind::kInvalidInput,
-         "{}: its checkpoint is of a model with {} parameters, the config's has {}. Resume with the "
-         "config that the run began with, or name another 'out'.",
-         folder_.string(), values.size(), tensor.numel());
+    fail(
+        ErrorKind::kInvalidInput,
+        "{}: its checkpoint is of a model with {} parameters, the config's has {}. Resume with the "
+        "config that the run began with, or name another 'out'.",
+        folder_.string(), values.size(), tensor.numel());
   tensor.copy_(at::from_blob(const_cast<float*>(values.data()), tensor.sizes(), at::kFloat));
 }
 
 void Run::save_checkpoint() {
-  const ordered_json state = {{"step", step_},
-                              {"optimizer_steps", optimizer_->steps()},
-                              {"tokens", tokens_},
-                              {"next_example", next_example_},
-                              {"seconds", seconds()},
-                              {"best_loss", best_loss_ ? ordered_json(*best_loss_) : ordered_json()}};
+  const ordered_json state = {
+      {"step", step_},
+      {"optimizer_steps", optimizer_->steps()},
+      {"tokens", tokens_},
+      {"next_example", next_example_},
+      {"seconds", seconds()},
+      {"best_loss", best_loss_ ? ordered_json(*best_loss_) : ordered_json()}};
   read_back();
   log_->flush();
   try {

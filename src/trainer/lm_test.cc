@@ -32,7 +32,8 @@ struct Folder {
     std::ofstream data(path / "lines.jsonl");
     for (int i = 0; i < 8; ++i)
       data << ordered_json{{"prompt", fmt::format("line {} says", i)},
-                           {"completion", fmt::format(" {} and {} and no more", i * 7 % 8, i * 3 % 8)}}
+                           {"completion",
+                            fmt::format(" {} and {} and no more", i * 7 % 8, i * 3 % 8)}}
                   .dump()
            << "\n";
   }
@@ -41,25 +42,25 @@ struct Folder {
 
 train::Config small(const Folder& folder, const std::string& run, const std::string& architecture,
                     std::vector<std::string> settings = {}) {
-  const ordered_json config = {
-      {"out", (folder.path / run).string()},
-      {"tokenizer", WEFT_SOURCE_DIR "/tests/data/hf_tokenizer/smollm"},
-      {"data", {(folder.path / "lines.jsonl").string()}},
-      {"context", 64},
-      {"batch_tokens", 256},
-      {"steps", 12},
-      {"lr", 1e-2},
-      {"device", "cpu"},
-      {"gguf", "none"},
-      {"model", {{"architecture", architecture},
-                 {"num_hidden_layers", 2},
-                 {"hidden_size", 64},
-                 {"intermediate_size", 96},
-                 {"num_attention_heads", 4},
-                 {"num_key_value_heads", 2},
-                 {"n_routed_experts", architecture == "megrez2" ? 4 : 0},
-                 {"num_experts_per_tok", 2},
-                 {"moe_intermediate_size", 32}}}};
+  const ordered_json config = {{"out", (folder.path / run).string()},
+                               {"tokenizer", WEFT_SOURCE_DIR "/tests/data/hf_tokenizer/smollm"},
+                               {"data", {(folder.path / "lines.jsonl").string()}},
+                               {"context", 64},
+                               {"batch_tokens", 256},
+                               {"steps", 12},
+                               {"lr", 1e-2},
+                               {"device", "cpu"},
+                               {"gguf", "none"},
+                               {"model",
+                                {{"architecture", architecture},
+                                 {"num_hidden_layers", 2},
+                                 {"hidden_size", 64},
+                                 {"intermediate_size", 96},
+                                 {"num_attention_heads", 4},
+                                 {"num_key_value_heads", 2},
+                                 {"n_routed_experts", architecture == "megrez2" ? 4 : 0},
+                                 {"num_experts_per_tok", 2},
+                                 {"moe_intermediate_size", 32}}}};
   return train::parse_config(config.dump(), "test", settings);
 }
 
@@ -74,9 +75,10 @@ TEST(lm, a_tiny_model_learns_eight_lines_by_heart) {
   for (const char* architecture : {"llama", "megrez2"})
     for (const char* dtype : {"dtype=f32", "dtype=bf16"}) {
       const Folder folder;
-      train_lm(small(folder, "run", architecture,
-                     {"steps=300", "lr=2e-3", "warmup=0.1", "schedule=wsd", "weight_decay=0", dtype}),
-               {}, {});
+      train_lm(
+          small(folder, "run", architecture,
+                {"steps=300", "lr=2e-3", "warmup=0.1", "schedule=wsd", "weight_decay=0", dtype}),
+          {}, {});
       const auto log = records(folder.path / "run");
       ASSERT_EQ(log.size(), 300U);
       EXPECT_GT(log.front()["loss"].get<double>(), 5) << "ln 322 = 5.8 at first";
@@ -107,7 +109,8 @@ TEST(lm, resuming_is_bit_identical) {
     ASSERT_EQ(part_log.size(), whole_log.size());
     for (size_t i = 0; i < whole_log.size(); ++i)
       EXPECT_EQ(part_log[i]["loss"], whole_log[i]["loss"]) << i;
-    EXPECT_EQ(read_file(part / "model/model.safetensors"), read_file(whole / "model/model.safetensors"));
+    EXPECT_EQ(read_file(part / "model/model.safetensors"),
+              read_file(whole / "model/model.safetensors"));
   }
 }
 
@@ -141,11 +144,13 @@ TEST(lm, the_best_weights_are_kept) {
   const Folder folder;
   // At this rate the loss goes up and down.
   train_lm(small(folder, "run", "llama",
-                 {"eval=" + (folder.path / "lines.jsonl").string(), "eval_every=1", "lr=1", "schedule=constant"}),
+                 {"eval=" + (folder.path / "lines.jsonl").string(), "eval_every=1", "lr=1",
+                  "schedule=constant"}),
            {}, {});
   double best = INFINITY, last = 0;
   for (const auto& record : records(folder.path / "run"))
-    if (record.contains("eval_loss")) best = std::min(best, last = record["eval_loss"].get<double>());
+    if (record.contains("eval_loss"))
+      best = std::min(best, last = record["eval_loss"].get<double>());
   EXPECT_LT(best, last) << "or the test says nothing";
   EXPECT_NEAR(train::read_snapshot(folder.path / "run/best.weft").state["loss"].get<double>(), best,
               1e-6);
@@ -158,7 +163,8 @@ TEST(lm, three_steps_without_a_finite_loss_end_the_run) {
   const train::ParameterTable table = train::parameters_of(shape);
   train::Weights weights = train::random_weights(shape, table, 1);
   weights.values[table.at("model.norm.weight").offset] = NAN;
-  train::write_hf_folder(folder.path / "bad", shape, table, weights.values, {}, {.is_bf16 = false, .tokenizer = ""});
+  train::write_hf_folder(folder.path / "bad", shape, table, weights.values, {},
+                         {.is_bf16 = false, .tokenizer = ""});
   config.init = (folder.path / "bad").string();
   try {
     train_lm(config, {}, {});
@@ -204,19 +210,20 @@ TEST(adamw, both_ways_agree_with_the_formula_and_skip_what_is_no_number) {
       const double x = slope[i] / norm;
       m[i] = 0.9 * m[i] + 0.1 * x;
       v[i] = 0.95 * v[i] + 0.05 * x * x;
-      const double change = m[i] / (1 - std::pow(0.9, step)) /
-                            (std::sqrt(v[i] / (1 - std::pow(0.95, step))) + 1e-8);
+      const double change =
+          m[i] / (1 - std::pow(0.9, step)) / (std::sqrt(v[i] / (1 - std::pow(0.95, step))) + 1e-8);
       w[i] = w[i] * (i < 3 ? 1 - 0.01 * 0.1 : 1) - 0.01 * change;
     }
   }
   for (size_t i = 0; i < 5; ++i) {
     const auto at = static_cast<int64_t>(i);
-    EXPECT_NEAR(wide[at].item<double>(), w[i], 1e-7);   // the norm's 1e-6 in clipping
+    EXPECT_NEAR(wide[at].item<double>(), w[i], 1e-7);    // the norm's 1e-6 in clipping
     EXPECT_NEAR(narrow[at].item<double>(), w[i], 1e-6);  // and f32
   }
   for (const double bad : {std::nan(""), HUGE_VAL}) {
     const at::Tensor narrow_before = narrow.clone(), wide_before = wide.clone();
-    const at::Tensor mean_before = of_wide.mean().clone(), square_before = of_narrow.square().clone();
+    const at::Tensor mean_before = of_wide.mean().clone(),
+                     square_before = of_narrow.square().clone();
     std::vector<double> slope_now = slope;
     slope_now[1] = bad;
     at::Tensor g = at::tensor(slope_now).to(at::kFloat), g_wide = at::tensor(slope_now);

@@ -1,5 +1,5 @@
-// The trainer, a program of its own beside `weft`, which starts it for `weft train`: libtorch brings
-// two hundred shared libraries that no other command should wait for.
+// The trainer, a program of its own beside `weft`, which starts it for `weft train`: libtorch
+// brings two hundred shared libraries that no other command should wait for.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -62,7 +62,8 @@ void run(const Options& options, StopToken stop) {
 void add_bench(CLI::App& program) {
   auto options = std::make_shared<trainer::BenchOptions>();
   CLI::App* command = program.add_subcommand(
-      "bench", "Measure how fast a model of 5 million parameters trains, beside this machine's limit");
+      "bench",
+      "Measure how fast a model of 5 million parameters trains, beside this machine's limit");
   command->add_option("--device", options->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
@@ -91,7 +92,8 @@ int parse_and_run(int argc, char** argv) {
   auto options = std::make_shared<Options>();
   CLI::App* lm = program.add_subcommand("lm", "Pre-train or fine-tune a language model");
   lm->add_option("config", options->config, "A JSON file; // comments are allowed");
-  lm->add_option("--set", options->settings, "Another value for a key: lr=3e-4, model.hidden_size=128")
+  lm->add_option("--set", options->settings,
+                 "Another value for a key: lr=3e-4, model.hidden_size=128")
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->take_all();
@@ -119,8 +121,8 @@ void start_again_with_fast_blas([[maybe_unused]] char** argv) {
 #if defined(WEFT_HAVE_BLAS) && defined(__x86_64__)
   constexpr const char* kVariable = "OPENBLAS_CORETYPE";
   if (std::getenv(kVariable) != nullptr) return;
-  const bool has_avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512dq");
+  const bool has_avx512 = __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (!has_avx2) return;
   setenv(kVariable, has_avx512 ? "SKYLAKEX" : "HASWELL", 0);
@@ -138,7 +140,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "weft: %s\n", error.what());
     return exit_code(error.kind());
   } catch (const std::bad_alloc&) {
-    std::fputs("weft: out of memory. Use a smaller batch_tokens (with accumulate) or model.\n", stderr);
+    std::fputs("weft: out of memory. Use a smaller batch_tokens (with accumulate) or model.\n",
+               stderr);
     return exit_code(ErrorKind::kOutOfResources);
   } catch (const std::exception& error) {  // libtorch's, among others
     std::fprintf(stderr, "weft: %s\n", error.what());

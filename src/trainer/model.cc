@@ -165,7 +165,8 @@ Tensor Model::mixture(const LayerWeights& layer, const ExpertWeights& experts, s
 
 Tensor Model::forward(const Inputs& inputs) {
   const auto& s = shape_;
-  const int64_t rows = inputs.tokens.size(0), all_heads = heads_.num_heads + 2 * heads_.num_kv_heads;
+  const int64_t rows = inputs.tokens.size(0),
+                all_heads = heads_.num_heads + 2 * heads_.num_kv_heads;
   const at::ScalarType wide = master_.scalar_type();
   Tensor x = at::embedding(embedding_, inputs.tokens).to(wide);  // (T, E), the residual stream
   Tensor gate_input;                                             // (T, E), of the layer before
@@ -175,8 +176,9 @@ Tensor Model::forward(const Inputs& inputs) {
     Tensor qkv = at::linear(normed, layer.qkv);
     if (layer.qkv_bias.defined()) qkv = qkv + layer.qkv_bias.to(type_);
     if (layer.q_norm.defined()) {
-      const auto parts = qkv.view({rows, all_heads, heads_.head_dim}).split_with_sizes(
-          {heads_.num_heads, heads_.num_kv_heads, heads_.num_kv_heads}, 1);
+      const auto parts =
+          qkv.view({rows, all_heads, heads_.head_dim})
+              .split_with_sizes({heads_.num_heads, heads_.num_kv_heads, heads_.num_kv_heads}, 1);
       qkv = at::cat({rms_norm(parts[0].to(wide), layer.q_norm, s.norm_epsilon, type_),
                      rms_norm(parts[1].to(wide), layer.k_norm, s.norm_epsilon, type_), parts[2]},
                     1);
@@ -221,7 +223,8 @@ void Model::collect_gradients(Tensor& flat) {
     auto& parts = leaf.offset < border ? matrices : vectors;
     fill_gap(parts, leaf.tensor, leaf.offset);
     Tensor& gradient = leaf.tensor.mutable_grad();
-    parts.push_back(gradient.defined() ? gradient.reshape(-1) : at::zeros_like(leaf.tensor).view(-1));
+    parts.push_back(gradient.defined() ? gradient.reshape(-1)
+                                       : at::zeros_like(leaf.tensor).view(-1));
     gradient.reset();
     end += leaf.size;
   }

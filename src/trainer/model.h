@@ -32,14 +32,14 @@ struct MlpWeights {
   Tensor down;     // (E, F)
 };
 struct LayerWeights {
-  Tensor attention_norm;   // (E)
-  Tensor qkv;              // ((H + 2G) * D, E)
-  Tensor qkv_bias;         // ((H + 2G) * D), where the model has them
-  Tensor q_norm, k_norm;   // (D), where the model has them
-  Tensor out;              // (E, H * D)
-  Tensor mlp_norm;         // (E)
-  MlpWeights mlp;          // dense; of a mixture's layer: the shared expert, if any
-  Tensor router;           // (N, E), of a mixture's layer
+  Tensor attention_norm;  // (E)
+  Tensor qkv;             // ((H + 2G) * D, E)
+  Tensor qkv_bias;        // ((H + 2G) * D), where the model has them
+  Tensor q_norm, k_norm;  // (D), where the model has them
+  Tensor out;             // (E, H * D)
+  Tensor mlp_norm;        // (E)
+  MlpWeights mlp;         // dense; of a mixture's layer: the shared expert, if any
+  Tensor router;          // (N, E), of a mixture's layer
 };
 struct ExpertWeights {
   Tensor gate_up;  // (N, 2X, E)
@@ -89,9 +89,9 @@ class Model {
   train::ParameterTable table_;
   HeadCounts heads_;
   at::ScalarType type_;
-  Tensor master_;       // (table.size)
-  Tensor low_;          // (table.first_vector) in the type of products; master_ itself where alike
-  Tensor cos_, sin_;    // (positions, 1, D), see RotationAngles
+  Tensor master_;     // (table.size)
+  Tensor low_;        // (table.first_vector) in the type of products; master_ itself where alike
+  Tensor cos_, sin_;  // (positions, 1, D), see RotationAngles
   Tensor router_bias_, loads_;
   std::vector<Leaf> leaves_;
   Tensor embedding_, lm_head_, final_norm_;

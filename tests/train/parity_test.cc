@@ -28,13 +28,14 @@ using models::Token;
 const fs::path kData = WEFT_SOURCE_DIR "/tests/data";
 
 struct ScratchFolder {
-  fs::path path = fs::path(::testing::TempDir()) / ("weft_train_parity_" + std::to_string(getpid()));
+  fs::path path =
+      fs::path(::testing::TempDir()) / ("weft_train_parity_" + std::to_string(getpid()));
   ScratchFolder() { fs::create_directories(path); }
   ~ScratchFolder() { fs::remove_all(path); }
 };
 
-// The engine keeps keys and values in 16 bit; here attention takes them as they are, in f64, so that
-// what is compared is the model.
+// The engine keeps keys and values in 16 bit; here attention takes them as they are, in f64, so
+// that what is compared is the model.
 struct ExactAttention final : models::SpreadAttention {
   void attend(const kernels::AttentionShape& shape, size_t, const float* q, const float* k,
               const float* v, float* out, const CoreSet&) override {
@@ -140,8 +141,9 @@ void expect_parity(const fs::path& source, const fs::path& scratch) {
     for (const auto& tokens : sequences) {
       // The sequence's rows: batches sort by length.
       size_t row = 0;
-      while (batch.tokens[row] != tokens[0] || batch.positions[row] != 0 ||
-             !std::equal(tokens.begin(), tokens.end(), batch.tokens.begin() + static_cast<long>(row)))
+      while (
+          batch.tokens[row] != tokens[0] || batch.positions[row] != 0 ||
+          !std::equal(tokens.begin(), tokens.end(), batch.tokens.begin() + static_cast<long>(row)))
         ++row;
       const std::vector<float> want = engine_logits(written, tokens);
       const float* const got = logits.data_ptr<float>() + row * shape.vocab_size;

@@ -1,7 +1,7 @@
 // `weft train` as a user runs it: it learns lines by heart, is killed, goes on, and what it leaves
 // recites them.
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,7 +24,8 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 struct Folder {
-  fs::path path = fs::path(::testing::TempDir()) / ("weft_train_program_" + std::to_string(getpid()));
+  fs::path path =
+      fs::path(::testing::TempDir()) / ("weft_train_program_" + std::to_string(getpid()));
   Folder() {
     fs::create_directories(path);
     std::ofstream data(path / "lines.jsonl");
@@ -39,21 +40,20 @@ struct Folder {
     return std::to_string(i * 7 % 8) + " and " + std::to_string(i * 3 % 8) + " and no more";
   }
   fs::path config(const std::string& run, ordered_json changes = ordered_json::object()) const {
-    ordered_json config = {{"out", (path / run).string()},
-                           {"tokenizer", WEFT_SOURCE_DIR "/tests/data/hf_tokenizer/smollm"},
-                           {"data", (path / "lines.jsonl").string()},
-                           {"context", 64},
-                           {"batch_tokens", 256},
-                           {"steps", 300},
-                           {"lr", 2e-3},
-                           {"warmup", 0.1},
-                           {"schedule", "wsd"},
-                           {"weight_decay", 0},
-                           {"device", "cpu"},
-                           {"gguf", "f32"},
-                           {"model", {{"num_hidden_layers", 2},
-                                      {"hidden_size", 64},
-                                      {"intermediate_size", 96}}}};
+    ordered_json config = {
+        {"out", (path / run).string()},
+        {"tokenizer", WEFT_SOURCE_DIR "/tests/data/hf_tokenizer/smollm"},
+        {"data", (path / "lines.jsonl").string()},
+        {"context", 64},
+        {"batch_tokens", 256},
+        {"steps", 300},
+        {"lr", 2e-3},
+        {"warmup", 0.1},
+        {"schedule", "wsd"},
+        {"weight_decay", 0},
+        {"device", "cpu"},
+        {"gguf", "f32"},
+        {"model", {{"num_hidden_layers", 2}, {"hidden_size", 64}, {"intermediate_size", 96}}}};
     config.update(changes);
     std::ofstream(path / (run + ".json")) << config.dump();
     return path / (run + ".json");
@@ -100,9 +100,10 @@ TEST(train_program, what_was_learnt_by_heart_is_recited) {
   for (const char* model : {"run/model", "run/model.gguf"})
     for (const int line : {0, 3, 7}) {
       const Finished answer =
-          run_weft({"generate", "--model", (folder.path / model).string(), "--raw", "--temp",
-                    "0", "line " + std::to_string(line) + " says"});
-      EXPECT_NE(answer.out.find(Folder::answer(line)), std::string::npos) << answer.out << answer.err;
+          run_weft({"generate", "--model", (folder.path / model).string(), "--raw", "--temp", "0",
+                    "line " + std::to_string(line) + " says"});
+      EXPECT_NE(answer.out.find(Folder::answer(line)), std::string::npos)
+          << answer.out << answer.err;
     }
 }
 
@@ -118,7 +119,8 @@ TEST(train_program, bad_input_is_one_line) {
       {{"train", "lm", "/no/such.json"}, "/no/such.json"},
       {{"train", "lm", folder.config("a", {{"step", 3}}).string()}, "The nearest is 'steps'"},
       {{"train", "lm", folder.config("b", {{"data", "/no/data.txt"}}).string()}, "/no/data.txt"},
-      {{"train", "lm", folder.config("c", {{"data", (folder.path / "bad.jsonl").string()}}).string()},
+      {{"train", "lm",
+        folder.config("c", {{"data", (folder.path / "bad.jsonl").string()}}).string()},
        "bad.jsonl:2: holds neither"},
       {{"train", "lm", folder.config("d", {{"tokenizer", "/no/tokenizer"}}).string()},
        "/no/tokenizer"},
