@@ -72,18 +72,20 @@ std::vector<ordered_json> records(const fs::path& run) {
 }
 
 TEST(lm, a_tiny_model_learns_eight_lines_by_heart) {
-  for (const char* architecture : {"llama", "megrez2"})
-    for (const char* dtype : {"dtype=f32", "dtype=bf16"}) {
-      const Folder folder;
-      train_lm(
-          small(folder, "run", architecture,
-                {"steps=300", "lr=2e-3", "warmup=0.1", "schedule=wsd", "weight_decay=0", dtype}),
-          {}, {});
-      const auto log = records(folder.path / "run");
-      ASSERT_EQ(log.size(), 300U);
-      EXPECT_GT(log.front()["loss"].get<double>(), 5) << "ln 322 = 5.8 at first";
-      EXPECT_LT(log.back()["loss"].get<double>(), 0.05) << architecture << ", " << dtype;
-    }
+  constexpr struct {
+    const char *architecture, *dtype;
+  } kCases[] = {{"llama", "dtype=f32"}, {"megrez2", "dtype=bf16"}};
+  for (const auto& c : kCases) {
+    const Folder folder;
+    train_lm(
+        small(folder, "run", c.architecture,
+              {"steps=300", "lr=2e-3", "warmup=0.1", "schedule=wsd", "weight_decay=0", c.dtype}),
+        {}, {});
+    const auto log = records(folder.path / "run");
+    ASSERT_EQ(log.size(), 300U);
+    EXPECT_GT(log.front()["loss"].get<double>(), 5) << "ln 322 = 5.8 at first";
+    EXPECT_LT(log.back()["loss"].get<double>(), 0.05) << c.architecture << ", " << c.dtype;
+  }
 }
 
 TEST(lm, resuming_is_bit_identical) {
