@@ -16,3 +16,6 @@ install(EXPORT weft FILE weft-config.cmake NAMESPACE weft:: DESTINATION ${weft_p
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/weft-config-version.cmake
                                  COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/weft-config-version.cmake DESTINATION ${weft_package})
+
+# The models that come with weft.
+install(DIRECTORY share/models DESTINATION ${CMAKE_INSTALL_DATADIR}/weft)

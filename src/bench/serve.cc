@@ -12,11 +12,11 @@
 #include "base/progress.h"
 #include "base/random.h"
 #include "bench/bench.h"
-#include "bench/plot.h"
 #include "bench/serve_record.h"
 #include "bench/serve_run.h"
 #include "bench/serve_stall.h"
 #include "bench/serve_systems.h"
+#include "formats/plot.h"
 
 namespace weft::bench {
 namespace {
@@ -336,9 +336,9 @@ Report run_serve(const BenchOptions& options) {
       }
     }
   }
-  std::vector<PlotLine> lines;
+  std::vector<formats::PlotLine> lines;
   for (const System& system : systems) {
-    PlotLine& line = lines.emplace_back(PlotLine{.name = system.name, .points = {}});
+    formats::PlotLine& line = lines.emplace_back(formats::PlotLine{.name = system.name, .points = {}});
     for (size_t r = 0; r < fractions.size(); ++r)
       line.points.push_back(
           {fractions[r] * capacity, points[r].at(system.name).good(slo).median});
@@ -355,7 +355,7 @@ Report run_serve(const BenchOptions& options) {
     report.summary["stall_ratio"] = bench_stall(setting, systems, slo, report);
   if (options.peer) bench_peer(setting, base, fractions, capacity, unloaded, report);
   if (!options.serve.svg.empty())
-    write_plot(options.serve.svg, {.title = "Requests per second within the SLO",
+    formats::write_plot(options.serve.svg, {.title = "Requests per second within the SLO",
                                    .x_title = "requests per second that arrive",
                                    .y_title = "goodput",
                                    .lines = std::move(lines)});

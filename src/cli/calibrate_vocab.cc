@@ -9,10 +9,10 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "bench/plot.h"
 #include "cli/calibrate.h"
 #include "cli/model_options.h"
 #include "formats/bounded_json.h"
+#include "formats/plot.h"
 
 namespace weft::cli {
 namespace {
@@ -103,7 +103,7 @@ std::vector<text::TaskDocument> given_answers(const text::TextModel& model,
 }
 
 void draw(const std::filesystem::path& path, const text::Calibration& result) {
-  bench::Plot plot{.title = "Vocabulary coverage: " + result.profile.name,
+  formats::Plot plot{.title = "Vocabulary coverage: " + result.profile.name,
                    .x_title = "tokens of the static set",
                    .y_title = "held out",
                    .lines = {{"steps whose best token is in the set", {}},
@@ -115,7 +115,7 @@ void draw(const std::filesystem::path& path, const text::Calibration& result) {
     plot.lines[1].points.emplace_back(x, point.documents_without_miss);
     plot.lines[2].points.emplace_back(x, point.mass_mean);
   }
-  bench::write_plot(path, plot);
+  formats::write_plot(path, plot);
 }
 
 void print(const text::Calibration& result, const Options& options) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "formats/inspect.h"
 
 namespace weft::cli {
@@ -129,7 +130,7 @@ void add_inspect(CLI::App& program, StopToken) {
   command->add_flag("--json", options->json, "Print everything as one JSON object");
   command->footer("Example: weft inspect model.gguf --context 4096");
   command->callback([options] {
-    const ordered_json model = formats::inspect(options->file, options->context);
+    const ordered_json model = formats::inspect(model_path(options->file), options->context);
     if (options->json)
       fmt::print("{}\n", model.dump(2, ' ', false, ordered_json::error_handler_t::replace));
     else

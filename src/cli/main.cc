@@ -12,9 +12,9 @@ namespace {
 using namespace weft;
 
 constexpr cli::AddCommand kCommands[] = {
-    cli::add_chat,     cli::add_generate,  cli::add_serve,   cli::add_perplexity,
-    cli::add_eval,     cli::add_calibrate, cli::add_inspect, cli::add_tokenize,
-    cli::add_quantize, cli::add_topo,      cli::add_bench,   cli::add_doctor,
+    cli::add_chat,  cli::add_generate,  cli::add_serve,   cli::add_perplexity, cli::add_eval,
+    cli::add_task,  cli::add_calibrate, cli::add_inspect, cli::add_tokenize,   cli::add_quantize,
+    cli::add_train, cli::add_topo,      cli::add_bench,   cli::add_doctor,
 };
 
 // What CLI11 could not place: a misspelt command or flag. Its own message ("The following argument

@@ -1,5 +1,7 @@
 #include "cli/model_options.h"
 
+#include <fmt/ranges.h>
+
 #include <cstdio>
 #include <system_error>
 
@@ -33,7 +35,9 @@ void print_plan(const text::TextMemoryPlan& plan) {
 }
 
 void add_model_flag(CLI::App& command, std::filesystem::path& model) {
-  command.add_option("--model", model, "A .gguf file or Hugging Face folder")
+  command
+      .add_option("--model", model,
+                  "A .gguf file or Hugging Face folder, or the name of a model that comes with weft")
       ->default_str("$WEFT_MODEL, or the one that ./run fetches")
       ->type_name("FILE");
 }
@@ -60,11 +64,15 @@ void add_engine_options(CLI::App& command, ModelOptions& options) {
 std::filesystem::path model_path(const std::filesystem::path& asked) {
   const std::filesystem::path path = asked.empty() ? default_model() : asked;
   std::error_code none;
-  if (!std::filesystem::exists(path, none))
-    fail(ErrorKind::kNotFound, "{}: no such file. {}", path.string(),
-         asked.empty() ? "Run ./run once to fetch the default model, or pass --model FILE."
-                       : "Name a .gguf file or a Hugging Face folder.");
-  return path;
+  if (std::filesystem::exists(path, none)) return path;
+  if (asked.empty())
+    fail(ErrorKind::kNotFound,
+         "{}: no such file. Run ./run once to fetch the default model, or pass --model FILE.",
+         path.string());
+  if (const auto own = own_model(asked.string())) return *own;
+  fail(ErrorKind::kNotFound, "{}: no such file. Name a .gguf file or a Hugging Face folder{}.",
+       path.string(),
+       own_models().empty() ? "" : fmt::format(", or {}", fmt::join(own_models(), ", ")));
 }
 
 LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {

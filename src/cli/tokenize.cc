@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
-#include "cli/default_model.h"
+#include "cli/model_options.h"
 #include "formats/tokenizer.h"
 #include "formats/unicode.h"
 
@@ -19,7 +19,7 @@ using formats::Tokenizer;
 
 struct Options {
   std::string text;
-  std::string model = default_model().string();
+  std::filesystem::path model;
   bool from_stdin = false, ids_only = false, as_json = false;
   bool no_bos = false, no_special = false;
 };
@@ -75,7 +75,7 @@ void run(const Options& options, bool has_text) {
   if (has_text == options.from_stdin) {
     fail(ErrorKind::kInvalidInput, "give either TEXT or --stdin. See 'weft tokenize --help'");
   }
-  const auto tokenizer = formats::load_tokenizer(options.model);
+  const auto tokenizer = formats::load_tokenizer(model_path(options.model));
   const std::vector<Token> ids =
       tokenizer->encode(options.from_stdin ? read_stdin() : options.text,
                         {.add_special = !options.no_bos, .parse_special = !options.no_special});
@@ -92,10 +92,7 @@ void add_tokenize(CLI::App& program, StopToken) {
   const CLI::Option* text = command->add_option("text", options->text, "The text");
   command->add_flag("--stdin", options->from_stdin,
                     "Read the text from standard input, every byte");
-  command
-      ->add_option("--model", options->model,
-                   "A .gguf file (vocabulary-only ones too) or a Hugging Face folder")
-      ->capture_default_str();
+  add_model_flag(*command, options->model);
   command->add_flag("--ids", options->ids_only, "Only the ids, separated by spaces, on one line");
   command->add_flag("--json", options->as_json, R"(One line {"ids": [...], "pieces": [...]})")
       ->excludes("--ids");

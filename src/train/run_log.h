@@ -1,0 +1,58 @@
+// What a run tells: log.jsonl (one JSON object a line, which train/report.h draws), and a line on
+// the terminal.
+//   {"step": 12, "tokens": 196608, "seconds": 3.1, "loss": 2.31, "lr": 0.001, "grad_norm": 0.8,
+//    "tokens_per_s": 63000}
+//   {"step": 200, "eval_loss": 1.93, "eval_name": "held-out.jsonl"}
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+namespace weft::train {
+
+struct StepRecord {
+  size_t step = 0;    // counted from 1
+  size_t tokens = 0;  // of all steps so far
+  double seconds = 0, loss = 0, lr = 0, grad_norm = 0, tokens_per_s = 0;
+};
+
+class RunLog {
+ public:
+  // Goes on behind the records of the first `steps` steps; those that come after are forgotten.
+  // kIo.
+  RunLog(const std::filesystem::path& path, size_t steps);
+  void add(const StepRecord& record);
+  void add_evaluation(size_t step, double loss, const std::string& name);
+  void flush();
+
+ private:
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::filesystem::path path_;
+  std::unique_ptr<std::FILE, Close> file_;
+};
+
+// Loss, tokens per second and time left: a line that is drawn over on a terminal, else one line
+// every ten seconds. On stderr.
+class Console {
+ public:
+  Console();
+  ~Console();
+  Console(const Console&) = delete;
+  Console& operator=(const Console&) = delete;
+
+  void show(const StepRecord& record, double part_done, double seconds_left);
+  void say(const std::string& line);  // a line that stays
+
+ private:
+  const bool terminal_;
+  bool drawn_ = false;
+  std::chrono::steady_clock::time_point last_;
+};
+
+}  // namespace weft::train

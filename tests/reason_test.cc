@@ -1,0 +1,58 @@
+// `weft task reason` and `weft eval reason` as a user runs them.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tasks/reason.h"
+#include "tests/process.h"
+
+namespace weft::tests {
+namespace {
+
+std::vector<nlohmann::json> problems(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"task", "reason"});
+  const Finished finished = run_weft(arguments);
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  std::vector<nlohmann::json> out;
+  std::istringstream lines(finished.out);
+  for (std::string line; std::getline(lines, line);) out.push_back(nlohmann::json::parse(line));
+  return out;
+}
+
+TEST(task_reason, prints_problems_with_right_answers) {
+  const auto all = problems({"--level", "hard", "--count", "4", "--seed", "7", "--split", "test"});
+  ASSERT_EQ(all.size(), 4u);
+  for (const auto& line : all) {
+    const auto problem = tasks::parse_reason(line["prompt"].get<std::string>());
+    ASSERT_TRUE(problem) << line;
+    EXPECT_TRUE(tasks::check_reason(*problem, line["completion"].get<std::string>()).right);
+    EXPECT_EQ(tasks::split_of(*problem), tasks::ReasonSplit::kTest);
+    EXPECT_EQ(line["answer"], problem->answer());
+    EXPECT_EQ(line["level"], "hard");
+  }
+  EXPECT_EQ(problems({"--level", "hard", "--count", "1", "--first", "2", "--seed", "7", "--split",
+                      "test"})[0],
+            all[2]);
+}
+
+TEST(task_reason, mistakes) {
+  const Finished level = run_weft({"task", "reason", "--level", "harder"});
+  EXPECT_EQ(level.exit_code, 2);
+  EXPECT_NE(level.err.find("no level 'harder'. There are easy, medium"), std::string::npos)
+      << level.err;
+  EXPECT_EQ(run_weft({"task", "reason", "--split", "dev"}).exit_code, 2);
+  EXPECT_EQ(run_weft({"task"}).exit_code, 2);
+}
+
+TEST(eval_reason, mistakes) {
+  const Finished level = run_weft({"eval", "reason", "--level", "medium,harder"});
+  EXPECT_EQ(level.exit_code, 2);
+  EXPECT_NE(level.err.find("no level 'harder'"), std::string::npos) << level.err;
+  const Finished model = run_weft({"eval", "reason", "reasoner-huge"});
+  EXPECT_NE(model.exit_code, 0);
+  EXPECT_NE(model.err.find("reasoner-huge: no such file"), std::string::npos) << model.err;
+}
+
+}  // namespace
+}  // namespace weft::tests
