@@ -211,7 +211,7 @@ Enum named(std::string_view what, std::string_view name, const std::array<Enum, 
 }  // namespace
 
 const char* name(ReasonLevel level) {
-  constexpr std::array kNames = {"easy", "medium", "hard", "extreme", "mixed"};
+  constexpr std::array kNames = {"easy", "medium", "hard", "extreme", "mixed", "linked"};
   return kNames[static_cast<size_t>(level)];
 }
 
@@ -229,6 +229,8 @@ ReasonOptions options_of(ReasonLevel level) {
       return {.min_steps = 80, .max_steps = 100};
     case ReasonLevel::kMixed:
       return {.min_steps = 2, .max_steps = 100, .many_short = true};
+    case ReasonLevel::kLinked:
+      return {.min_steps = 2, .max_steps = 100, .many_short = true, .link_share = 0.25};
   }
   return {};
 }
