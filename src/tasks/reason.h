@@ -31,12 +31,12 @@ namespace weft::tasks {
 
 inline constexpr size_t kMaxReasonSteps = 103;  // names from a to cz
 
-// Mixed and linked have problems of any length, linked alone has links.
-enum class ReasonLevel : uint8_t { kEasy, kMedium, kHard, kExtreme, kMixed, kLinked };
-inline constexpr std::array kReasonLevels = {ReasonLevel::kEasy,  ReasonLevel::kMedium,
-                                             ReasonLevel::kHard,  ReasonLevel::kExtreme,
-                                             ReasonLevel::kMixed, ReasonLevel::kLinked};
-const char* name(ReasonLevel level);              // "easy", ... "linked"
+// Linked and mixed alone have links.
+enum class ReasonLevel : uint8_t { kEasy, kMedium, kHard, kExtreme, kLinked, kMixed };
+inline constexpr std::array kReasonLevels = {ReasonLevel::kEasy,   ReasonLevel::kMedium,
+                                             ReasonLevel::kHard,   ReasonLevel::kExtreme,
+                                             ReasonLevel::kLinked, ReasonLevel::kMixed};
+const char* name(ReasonLevel level);  // "easy", "medium", "hard", "extreme", "linked", "mixed"
 ReasonLevel reason_level(std::string_view name);  // kInvalidInput lists them
 
 struct ReasonOptions {

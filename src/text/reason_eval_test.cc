@@ -64,7 +64,7 @@ TEST(reasoner_tokenizer, pieces_of_the_task_are_its_tokens) {
     ASSERT_EQ(one.size(), 1u) << piece;
     ids.push_back(one[0]);
   }
-  tasks::ReasonOptions options = tasks::options_of(tasks::ReasonLevel::kLinked);
+  tasks::ReasonOptions options = tasks::options_of(tasks::ReasonLevel::kMixed);
   for (uint64_t index = 0; index < 200; ++index) {
     options.modulus = index % 2 == 0 ? 100 : 1000;
     const auto problem = tasks::make_reason(options, tasks::ReasonSplit::kTrain, 1, index);
