@@ -18,4 +18,4 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/weft-config-version.cmake
 install(FILES ${CMAKE_BINARY_DIR}/weft-config-version.cmake DESTINATION ${weft_package})
 
 # The models that come with weft.
-install(DIRECTORY share/models DESTINATION ${CMAKE_INSTALL_DATADIR}/weft)
+install(DIRECTORY share/models DESTINATION ${CMAKE_INSTALL_DATADIR}/weft PATTERN make.py EXCLUDE)

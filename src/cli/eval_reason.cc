@@ -127,7 +127,7 @@ void add_eval_reason(CLI::App& parent, StopToken stop) {
   command->add_option("models", options->models, "Files, folders, or models that come with weft")
       ->capture_default_str()
       ->type_name("MODEL");
-  command->add_option("--level", options->levels, "easy, medium, hard, extreme, mixed")
+  command->add_option("--level", options->levels, "easy, medium, hard, extreme, linked, mixed")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--problems", options->eval.num_problems, "Of each level")

@@ -46,7 +46,7 @@ void add_task(CLI::App& program, StopToken stop) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = task->add_subcommand(
       "reason", "Chains of arithmetic with their working, one JSON object a line");
-  command->add_option("--level", options->level, "easy, medium, hard, extreme or mixed")
+  command->add_option("--level", options->level, "easy, medium, hard, extreme, linked or mixed")
       ->capture_default_str();
   command->add_option("--count", options->count, "Problems")->capture_default_str();
   command->add_option("--first", options->first, "Index of the first")->capture_default_str();

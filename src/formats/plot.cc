@@ -11,7 +11,7 @@
 namespace weft::formats {
 namespace {
 
-constexpr double kWidth = 760, kHeight = 420, kLeft = 64, kRight = 190, kTop = 40, kBottom = 52;
+constexpr double kWidth = 760, kHeight = 420, kLeft = 64, kTop = 40, kBottom = 52;
 // Told apart with any colour vision (Okabe and Ito).
 constexpr const char* kColours[] = {"#000000", "#e69f00", "#56b4e9", "#009e73",
                                     "#d55e00", "#0072b2", "#cc79a7", "#999999"};
@@ -27,6 +27,15 @@ std::string escaped(const std::string& text) {
       out += c;
   }
   return out;
+}
+
+// What the names of lines take at the right, in 12 pixels' type.
+double legend_width(const std::vector<PlotLine>& lines) {
+  constexpr double kNone = 24, kLeast = 190, kMost = 340, kMark = 52, kLetter = 6.6;
+  size_t longest = 0;
+  for (const PlotLine& line : lines) longest = std::max(longest, line.name.size());
+  return longest == 0 ? kNone
+                      : std::clamp(kMark + kLetter * static_cast<double>(longest), kLeast, kMost);
 }
 
 // 1, 2 or 5 times a power of ten, so that an axis up to `most` has four to ten marks.
@@ -79,6 +88,7 @@ Axis logarithmic(double least, double most) {
 }  // namespace
 
 std::string to_svg(const Plot& plot) {
+  const double right = kWidth - legend_width(plot.lines);
   const auto drawn = [&](double x, double y) {
     return std::isfinite(x) && std::isfinite(y) && (plot.y_axis == PlotAxis::kFromZero || y > 0);
   };
@@ -94,7 +104,7 @@ std::string to_svg(const Plot& plot) {
   const Axis y_axis = plot.y_axis == PlotAxis::kFromZero
                           ? from_zero(most_y)
                           : logarithmic(std::min(least_y, most_y), most_y);
-  const auto at_x = [&](double x) { return kLeft + x_axis.at(x) * (kWidth - kLeft - kRight); };
+  const auto at_x = [&](double x) { return kLeft + x_axis.at(x) * (right - kLeft); };
   const auto at_y = [&](double y) {
     return kHeight - kBottom - y_axis.at(y) * (kHeight - kTop - kBottom);
   };
@@ -107,12 +117,12 @@ std::string to_svg(const Plot& plot) {
     svg += fmt::format(
         "<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"#ddd\"/>"
         "<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n",
-        kLeft, kWidth - kRight, at_y(y), at_y(y), kLeft - 6, at_y(y) + 4, y);
+        kLeft, right, at_y(y), at_y(y), kLeft - 6, at_y(y) + 4, y);
   for (const double x : x_axis.marks)
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{:g}</text>\n", at_x(x),
                        kHeight - kBottom + 18, x);
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
-                     (kLeft + kWidth - kRight) / 2, kHeight - 12, escaped(plot.x_title));
+                     (kLeft + right) / 2, kHeight - 12, escaped(plot.x_title));
   svg += fmt::format(
       "<text transform=\"translate(16 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
       (kTop + kHeight - kBottom) / 2, escaped(plot.y_title));
@@ -123,14 +133,17 @@ std::string to_svg(const Plot& plot) {
     std::string points;
     for (const auto& [x, y] : line.points)
       if (drawn(x, y)) points += fmt::format("{:.1f},{:.1f} ", at_x(x), at_y(y));
-    const double legend = kTop + 16 * static_cast<double>(i);
     svg += fmt::format(
         "<polyline class=\"line{}\" points=\"{}\" fill=\"none\" stroke=\"{}\" "
-        "stroke-width=\"2\"{}/>\n"
+        "stroke-width=\"2\"{}/>\n",
+        i, points, colour, dashes);
+    if (line.name.empty()) continue;
+    const double legend = kTop + 16 * static_cast<double>(i);
+    svg += fmt::format(
         "<line class=\"line{}\" x1=\"{}\" x2=\"{}\" y1=\"{}\" y2=\"{}\" stroke=\"{}\" "
         "stroke-width=\"2\"{}/><text x=\"{}\" y=\"{}\">{}</text>\n",
-        i, points, colour, dashes, i, kWidth - kRight + 14, kWidth - kRight + 38, legend, legend,
-        colour, dashes, kWidth - kRight + 44, legend + 4, escaped(line.name));
+        i, right + 14, right + 38, legend, legend, colour, dashes, right + 44, legend + 4,
+        escaped(line.name));
   }
   return svg + "</svg>\n";
 }

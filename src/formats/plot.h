@@ -11,7 +11,7 @@
 namespace weft::formats {
 
 struct PlotLine {
-  std::string name;
+  std::string name;                               // beside it; empty: none
   std::vector<std::pair<double, double>> points;  // (x, y), in the order to draw
 };
 

@@ -22,6 +22,17 @@ TEST(plot, from_zero_to_the_largest) {
 }
 
 // The axis of 0.03 to 4 runs from 0.01 to 10: 0.1 and 1 lie a third and two thirds of the way up.
+TEST(plot, names_take_the_room_that_they_need) {
+  const std::vector<std::pair<double, double>> points = {{0, 0}, {1, 1}};
+  const auto with_name = [&](const std::string& name) {
+    return to_svg({.title = "", .x_title = "", .y_title = "", .lines = {{name, points}}});
+  };
+  EXPECT_TRUE(holds(with_name(""), "736.0,40.0"));
+  EXPECT_TRUE(holds(with_name("short"), "570.0,40.0"));
+  EXPECT_TRUE(holds(with_name(std::string(40, 'n')), "444.0,40.0"));
+  EXPECT_TRUE(holds(with_name(std::string(400, 'n')), "420.0,40.0"));
+}
+
 TEST(plot, a_logarithmic_axis_ends_at_marks) {
   const std::string svg = to_svg({.title = "loss",
                                   .x_title = "",

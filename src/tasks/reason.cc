@@ -211,7 +211,7 @@ Enum named(std::string_view what, std::string_view name, const std::array<Enum, 
 }  // namespace
 
 const char* name(ReasonLevel level) {
-  constexpr std::array kNames = {"easy", "medium", "hard", "extreme", "mixed"};
+  constexpr std::array kNames = {"easy", "medium", "hard", "extreme", "linked", "mixed"};
   return kNames[static_cast<size_t>(level)];
 }
 
@@ -227,8 +227,10 @@ ReasonOptions options_of(ReasonLevel level) {
       return {.min_steps = 24, .max_steps = 40};
     case ReasonLevel::kExtreme:
       return {.min_steps = 80, .max_steps = 100};
+    case ReasonLevel::kLinked:
+      return {.min_steps = 8, .max_steps = 12, .link_share = 0.25};
     case ReasonLevel::kMixed:
-      return {.min_steps = 2, .max_steps = 100, .many_short = true};
+      return {.min_steps = 2, .max_steps = 100, .many_short = true, .link_share = 0.25};
   }
   return {};
 }

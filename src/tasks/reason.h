@@ -31,20 +31,21 @@ namespace weft::tasks {
 
 inline constexpr size_t kMaxReasonSteps = 103;  // names from a to cz
 
-enum class ReasonLevel : uint8_t { kEasy, kMedium, kHard, kExtreme, kMixed };
-inline constexpr std::array kReasonLevels = {ReasonLevel::kEasy, ReasonLevel::kMedium,
-                                             ReasonLevel::kHard, ReasonLevel::kExtreme,
-                                             ReasonLevel::kMixed};
-const char* name(ReasonLevel level);              // "easy", "medium", "hard", "extreme", "mixed"
+// Linked and mixed alone have links.
+enum class ReasonLevel : uint8_t { kEasy, kMedium, kHard, kExtreme, kLinked, kMixed };
+inline constexpr std::array kReasonLevels = {ReasonLevel::kEasy,   ReasonLevel::kMedium,
+                                             ReasonLevel::kHard,   ReasonLevel::kExtreme,
+                                             ReasonLevel::kLinked, ReasonLevel::kMixed};
+const char* name(ReasonLevel level);  // "easy", "medium", "hard", "extreme", "linked", "mixed"
 ReasonLevel reason_level(std::string_view name);  // kInvalidInput lists them
 
 struct ReasonOptions {
   unsigned modulus = 100;         // 100 or 1000
   std::string operators = "+-*";  // drawn from; each at most once
   size_t min_steps = 8, max_steps = 12;
-  bool many_short = false;   // as many problems of 5 to 10 steps as of 50 to 100
-  double link_share = 0.25;  // of what is added or subtracted, from the second step on
-  unsigned max_factor = 9;   // multiplied by 2 to this
+  bool many_short = false;  // as many problems of 5 to 10 steps as of 50 to 100
+  double link_share = 0;    // of what is added or subtracted, from the second step on
+  unsigned max_factor = 9;  // multiplied by 2 to this
 };
 ReasonOptions options_of(ReasonLevel level);
 

@@ -27,7 +27,7 @@ struct ReasonAnswer {
   size_t steps = 0;   // of the problem
   size_t tokens = 0;  // of the answer, its end token too
   bool cut = false;   // not ended by the model: twice as long as a right one, or no more room
-  tasks::ReasonVerdict verdict;
+  tasks::ReasonVerdict verdict = {};
 };
 
 struct ReasonScore {

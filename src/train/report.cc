@@ -114,7 +114,7 @@ std::string curves(const Log& log) {
   const auto draw = [&](const std::string& title, const char* key, PlotAxis axis,
                         bool evaluations) {
     Plot plot{.title = title, .x_title = "step", .y_title = "", .lines = {}, .y_axis = axis};
-    plot.lines.push_back(curve(log, key, evaluations ? "training" : key));
+    plot.lines.push_back(curve(log, key, evaluations ? "training" : ""));
     if (evaluations)
       for (const auto& [name, line] : log.evaluations) plot.lines.push_back(line);
     return formats::to_svg(plot);
