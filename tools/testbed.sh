@@ -46,7 +46,11 @@ work=$(mktemp -d)
 background=()
 clean() {
   for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for ((i = 0; i < hosts; i++)); do ip netns del "$bed-$i" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  for ((i = 0; i < hosts; i++)); do
+    ip netns pids "$bed-$i" 2>/dev/null | xargs -r kill -9 2>/dev/null || true  # what mpirun left there
+    ip netns del "$bed-$i" 2>/dev/null || true
+  done
   ip netns del "$bed-s" 2>/dev/null || true
   rm -rf "$work"
 }
@@ -127,6 +131,8 @@ settings=(--mca plm_rsh_agent "$work/agent" --mca plm_rsh_no_tree_spawn 1
           --mca orte_leave_session_attached 1 --mca pml ob1 --mca btl tcp,self
           --mca btl_tcp_flags 1 --mca btl_tcp_sndbuf 65536 --mca btl_tcp_if_include d0
           --mca oob_tcp_if_include d0)
+# A launcher that hears no more of a host gives it up after 5 s (by default, after 8 minutes).
+settings+=(--mca oob_tcp_keepalive_time 2 --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 3)
 [ -z "$show" ] || echo "testbed: $shape of $hosts, $rate; mpirun ${settings[*]}" >&2
 
 for fault in "${faults[@]}"; do
@@ -154,4 +160,6 @@ done
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 mkdir -p "$work/0"
 ip netns exec "$bed-0" unshare --uts sh -c "hostname host-0; TMPDIR=$work/0 exec \"\$@\"" sh \
-  mpirun --hostfile "$work/hosts" -n "$hosts" --map-by node --bind-to none "${settings[@]}" "$@"
+  mpirun --hostfile "$work/hosts" -n "$hosts" --map-by node --bind-to none "${settings[@]}" "$@" <&0 &
+background+=($!)
+wait $!

@@ -8,10 +8,8 @@
 
 #include "base/error.h"
 #include "bench/bench.h"
+#include "bench/flashoverlap_contest.h"
 #include "bench/flashoverlap_tables.h"
-#include "bench/kernel_tables.h"
-#include "kernels/quantize.h"
-#include "parallel/flash_overlap/measure.h"
 
 namespace weft::bench {
 namespace {
@@ -19,133 +17,15 @@ namespace {
 namespace flash_overlap = parallel::flash_overlap;
 using comm::Communicator;
 using flash_overlap::Collective;
-using flash_overlap::OverlapCall;
 using flash_overlap::Plan;
 using flash_overlap::TileGrid;
-using kernels::Linear;
-using Clock = std::chrono::steady_clock;
-
-struct Shape {
-  const char* what;
-  size_t rows, columns, features;  // of this rank's shard
-};
 
 // Row-parallel linears of real models over 2 ranks, a prompt's chunk of 512 tokens; features below,
 // at and above those where the product takes as long as 1 Gbit/s needs for its sums.
-constexpr Shape kShapes[] = {
+constexpr ProductShape kShapes[] = {
     {"Llama-3.2-1B attention output", 512, 2048, 1024},
     {"Llama-3.2-1B MLP down", 512, 2048, 4096},
     {"Llama-3-8B MLP down, half of its outputs", 512, 2048, 7168},
-};
-
-// One product of a shard and its collective, done in several ways on the same numbers.
-class Contest {
- public:
-  Contest(const Shape& shape, const Communicator& ranks, const CoreSet& cores)
-      : shape_(shape),
-        ranks_(ranks),
-        cores_(cores),
-        x_(random_values(shape.rows * shape.features, 17 + ranks.rank())),
-        residual_(random_values(shape.rows * shape.columns, 5)),
-        out_(residual_.size()),
-        values_(residual_.size()) {
-    const std::vector<float> weights =
-        random_values(shape.columns * shape.features, 31 + ranks.rank());
-    std::vector<uint8_t> quantised(bytes_of(DType::kQ8_0, weights.size()));
-    kernels::quantize(DType::kQ8_0, weights.data(), quantised.data(), weights.size());
-    weight_ =
-        Linear::pack({DType::kQ8_0, {shape.columns, shape.features}, quantised.data()}, cores);
-  }
-
-  OverlapCall call() {
-    activations_.set(x_.data(), shape_.rows, shape_.features, shape_.features);
-    return {&weight_, &activations_, &ranks_};
-  }
-  TileGrid grid() const {
-    return flash_overlap::preferred_grid(weight_, shape_.rows, cores_.size());
-  }
-
-  // The product alone, and the collective alone.
-  double product_s() {
-    return timed([&] { multiply_rows(0, shape_.rows); });
-  }
-  double collective_s() {
-    return timed([&] { ranks_.all_reduce(values_); });
-  }
-
-  double one_after_the_other() {
-    return timed([&] {
-      multiply_rows(0, shape_.rows);
-      ranks_.all_reduce(values_);
-      add_rows(0, shape_.rows);
-    });
-  }
-
-  // Row blocks: one is computed while the one before travels.
-  double row_blocks(size_t count) {
-    return timed([&] {
-      std::vector<comm::Request> under_way;
-      const auto border = [&](size_t b) {
-        return b == count ? shape_.rows : shape_.rows * b / count / 8 * 8;
-      };
-      for (size_t b = 0; b < count; ++b) {
-        multiply_rows(border(b), border(b + 1));
-        for (comm::Request& request : under_way) request.test();
-        under_way.push_back(ranks_.iall_reduce(std::span(values_).subspan(
-            border(b) * shape_.columns, (border(b + 1) - border(b)) * shape_.columns)));
-      }
-      for (size_t b = 0; b < count; ++b) {
-        under_way[b].wait();
-        add_rows(border(b), border(b + 1));
-      }
-    });
-  }
-
-  double overlapped(const Plan& plan, flash_overlap::Trace* trace = nullptr) {
-    return timed([&] {
-      OverlapCall traced = call();
-      traced.trace = trace;
-      flash_overlap::multiply_all_reduce(traced, plan, values_.data(), cores_);
-      flash_overlap::add_rows(plan, 0, values_.data(), nullptr, out_.data(), shape_.columns,
-                              cores_);
-    });
-  }
-
-  // After any of them: residual + sums.
-  const std::vector<float>& result() const { return out_; }
-
- private:
-  void multiply_rows(size_t begin, size_t end) {
-    block_.set(x_.data() + begin * shape_.features, end - begin, shape_.features, shape_.features);
-    const kernels::LinearCall call[] = {
-        {&weight_, values_.data() + begin * shape_.columns, shape_.columns}};
-    kernels::multiply(call, block_, cores_);
-  }
-
-  void add_rows(size_t begin, size_t end) {
-    cores_.parallel_for(end - begin, 16, [&](size_t first, size_t last, size_t) {
-      for (size_t i = (begin + first) * shape_.columns; i < (begin + last) * shape_.columns; ++i)
-        out_[i] += values_[i];
-    });
-  }
-
-  // All ranks start together; it is over when the last is.
-  template <typename Body>
-  double timed(Body&& body) {
-    out_ = residual_;
-    ranks_.barrier();
-    const auto begin = Clock::now();
-    body();
-    ranks_.barrier();
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-  }
-
-  Shape shape_;
-  const Communicator& ranks_;
-  const CoreSet& cores_;
-  std::vector<float> x_, residual_, out_, values_;
-  Linear weight_;
-  kernels::Activations activations_, block_;
 };
 
 // The time that no overlap can undercut (§6.4 of the paper): product and collective side by side,
@@ -158,6 +38,131 @@ void check_same(const std::vector<float>& a, const std::vector<float>& b, const 
   if (a != b)
     fail(ErrorKind::kInvalidInput,
          "bench flashoverlap: {} gives other sums than one after the other", what);
+}
+
+struct Totals {
+  std::vector<double> speedups, bound_fractions, vs_blocks, vs_equal, errors;
+};
+
+// All-reduce, the collective of tensor parallelism: against one after the other and row blocks.
+void measure_all_reduce(const ProductShape& shape, const BenchOptions& options, int rounds,
+                        const CoreSet& cores, Table& table, Totals& totals) {
+  const Communicator& ranks = *options.ranks;
+  ProductContest contest(shape, ranks, cores);
+  const TileGrid grid = contest.grid();
+  const flash_overlap::TuningRecord tuning =
+      flash_overlap::tune(contest.call(), grid, Collective::kAllReduce, cores);
+  const std::vector<double> before =
+      flash_overlap::bytes_before(grid, flash_overlap::band_order(grid));
+  const auto plan_of = [&](std::vector<size_t> groups) {
+    return flash_overlap::make_plan(grid, Collective::kAllReduce, std::move(groups), ranks.size());
+  };
+  const Plan tuned = plan_of(tuning.best.group_ends);
+  flash_overlap::check_agreement(tuned, ranks);
+
+  std::vector<std::function<double()>> ways = {
+      [&] { return contest.product_s(); }, [&] { return contest.collective_s(); },
+      [&] { return contest.all_reduce(); }, [&] { return contest.all_reduce(tuned); }};
+  for (const size_t count : {2, 4, 8})
+    ways.push_back([&contest, count] { return contest.all_reduce_blocks(count); });
+  std::vector<Plan> equal;
+  for (const size_t count : {4, 8, 16})
+    equal.push_back(plan_of(flash_overlap::equal_groups(grid.num_tiles(), count)));
+  for (const Plan& plan : equal)
+    ways.push_back([&contest, &plan] { return contest.all_reduce(plan); });
+
+  contest.all_reduce();
+  const std::vector<float> expected = contest.result();
+  contest.all_reduce(tuned);
+  check_same(contest.result(), expected, "the tuned plan");
+  contest.all_reduce_blocks(4);
+  check_same(contest.result(), expected, "the product in row blocks");
+
+  if (!options.trace.empty()) {  // of the last product
+    flash_overlap::Trace trace;
+    contest.all_reduce(tuned, &trace);
+    if (ranks.rank() == 0) write_timeline(trace, shape.what, options.trace);
+  }
+
+  // Every rank measures in the same order: the order of the rounds turns alike on all of them.
+  const auto values = alternate(rounds, ways, options.stop);
+  const auto median = [&](size_t way) { return spread_of(values[way]).median; };
+  const double plain_s = median(2), tuned_s = median(3);
+  const double blocks_s = std::min({median(4), median(5), median(6)});
+  const double equal_s = std::min({median(7), median(8), median(9)});
+  const double waves =
+      std::ceil(static_cast<double>(grid.num_tiles()) / static_cast<double>(cores.size()));
+  const double wave_s = tuning.model.collective(before.back() / waves);
+  const double bound = plain_s / least_s(median(0), median(1), wave_s, waves);
+  const auto error = [&](const Plan& plan, double seconds) {
+    return std::abs(flash_overlap::predict_s(plan.group_ends(), before, tuning.model) / seconds - 1);
+  };
+  const double predicted_s = flash_overlap::predict_s(tuned.group_ends(), before, tuning.model);
+  table.rows.push_back(
+      {cell(shape.what), cell(static_cast<double>(shape.features), 0), cell(spread_of(values[0]), 4),
+       cell(spread_of(values[1]), 4), cell(spread_of(values[2]), 4), cell(blocks_s, 4),
+       cell(equal_s, 4), cell(spread_of(values[3]), 4),
+       cell(static_cast<double>(tuned.num_groups()), 0), cell(predicted_s, 4),
+       cell(tuning.model.interference, 2), cell(plain_s / tuned_s, 2),
+       percent(plain_s / tuned_s / bound)});
+  totals.speedups.push_back(plain_s / tuned_s);
+  totals.bound_fractions.push_back(plain_s / tuned_s / bound);
+  totals.vs_blocks.push_back(blocks_s / tuned_s);
+  totals.vs_equal.push_back(equal_s / tuned_s);
+  totals.errors.push_back(error(tuned, tuned_s));
+  for (size_t i = 0; i < equal.size(); ++i) totals.errors.push_back(error(equal[i], median(7 + i)));
+}
+
+// The other two collectives, and what reading through a map costs beside reading by rows.
+void measure_others(const ProductShape& shape, const BenchOptions& options, int rounds,
+                    const CoreSet& cores, Table& table, Table& reading) {
+  const Communicator& ranks = *options.ranks;
+  const size_t n = ranks.size();
+  ProductContest contest(shape, ranks, cores);
+  const TileGrid grid = contest.grid();
+  const Plan scattered = flash_overlap::make_plan(
+      grid, Collective::kReduceScatter,
+      flash_overlap::tune(contest.call(), grid, Collective::kReduceScatter, cores).best.group_ends, n);
+  std::vector<uint32_t> turns(shape.rows);
+  for (size_t row = 0; row < shape.rows; ++row) turns[row] = static_cast<uint32_t>(row % n);
+  const std::vector<Plan> sent(
+      n, Plan(grid, flash_overlap::band_order(grid),
+              flash_overlap::equal_groups(grid.num_tiles(), 8), turns, n));
+  const Plan summed = flash_overlap::make_plan(
+      grid, Collective::kAllReduce, flash_overlap::equal_groups(grid.num_tiles(), 8), n);
+
+  contest.all_reduce();
+  const std::vector<float> expected = contest.result();
+  contest.reduce_scatter(scattered);
+  const auto columns = static_cast<ptrdiff_t>(shape.columns);
+  for (size_t row = 0; row < shape.rows; ++row) {
+    const auto at = static_cast<ptrdiff_t>(row) * columns;
+    if (scattered.destination(row) == ranks.rank() &&
+        !std::equal(expected.begin() + at, expected.begin() + at + columns,
+                    contest.result().begin() + at))
+      fail(ErrorKind::kInvalidInput, "bench flashoverlap: reduce-scatter gives another row {}", row);
+  }
+  contest.all_to_all();
+  const std::vector<float> arrived = contest.received();
+  contest.all_to_all(sent);
+  check_same(contest.received(), arrived, "all-to-all");
+
+  const std::vector<std::function<double()>> ways = {
+      [&] { return contest.reduce_scatter(); }, [&] { return contest.reduce_scatter(scattered); },
+      [&] { return contest.all_to_all(); },     [&] { return contest.all_to_all(sent); },
+      [&] { return contest.read_rows(); },      [&] { return contest.read_map(summed); }};
+  const auto values = alternate(rounds, ways, options.stop);
+  const auto median = [&](size_t way) { return spread_of(values[way]).median; };
+  const auto add = [&](const char* what, size_t first, size_t groups) {
+    table.rows.push_back({cell(what), cell(spread_of(values[first]), 4),
+                          cell(spread_of(values[first + 1]), 4),
+                          cell(static_cast<double>(groups), 0),
+                          cell(median(first) / median(first + 1), 2)});
+  };
+  add("reduce-scatter, then the norm of own rows", 0, scattered.num_groups());
+  add("all-to-all, rows in turn", 2, 8);
+  reading.rows.push_back({cell(spread_of(values[4]), 5), cell(spread_of(values[5]), 5),
+                          percent(median(5) / median(4) - 1)});
 }
 
 }  // namespace
@@ -185,75 +190,28 @@ Report run_flashoverlap(const BenchOptions& options) {
       {"product", "K", "alone", "collective", "one after the other", "best row blocks",
        "best equal groups", "tuned", "groups", "predicted", "interference", "speed-up", "of bound"},
       {}};
-  std::vector<double> speedups, bound_fractions, vs_blocks, errors;
-  for (const Shape& shape : kShapes) {
+  Totals totals;
+  for (const ProductShape& shape : kShapes) {
     options.stop.throw_if_stopped();
-    Contest contest(shape, ranks, cores);
-    const TileGrid grid = contest.grid();
-    const flash_overlap::LatencyModel model =
-        flash_overlap::measure(contest.call(), grid, Collective::kAllReduce, cores);
-    const std::vector<double> before =
-        flash_overlap::bytes_before(grid, flash_overlap::band_order(grid));
-    const std::vector<size_t> groups = flash_overlap::best_groups(before, model);
-    const Plan tuned = flash_overlap::make_plan(grid, Collective::kAllReduce, groups, ranks.size());
-    flash_overlap::check_agreement(tuned, ranks);
-
-    std::vector<std::function<double()>> ways = {
-        [&] { return contest.product_s(); }, [&] { return contest.collective_s(); },
-        [&] { return contest.one_after_the_other(); }, [&] { return contest.overlapped(tuned); }};
-    constexpr size_t kBlocks[] = {2, 4, 8};
-    for (const size_t count : kBlocks)
-      ways.push_back([&contest, count] { return contest.row_blocks(count); });
-    std::vector<Plan> equal;
-    for (const size_t count : {4, 8, 16})
-      equal.push_back(flash_overlap::make_plan(grid, Collective::kAllReduce,
-                                               flash_overlap::equal_groups(grid.num_tiles(), count),
-                                               ranks.size()));
-    for (const Plan& plan : equal)
-      ways.push_back([&contest, &plan] { return contest.overlapped(plan); });
-
-    contest.one_after_the_other();
-    const std::vector<float> expected = contest.result();
-    contest.overlapped(tuned);
-    check_same(contest.result(), expected, "the tuned plan");
-    contest.row_blocks(4);
-    check_same(contest.result(), expected, "the product in row blocks");
-
-    if (!options.trace.empty()) {  // of the last product
-      flash_overlap::Trace trace;
-      contest.overlapped(tuned, &trace);
-      if (ranks.rank() == 0) write_timeline(trace, shape.what, options.trace);
-    }
-
-    // Every rank measures in the same order: the order of the rounds turns alike on all of them.
-    const auto values = alternate(rounds, ways, options.stop);
-    const auto median = [&](size_t way) { return spread_of(values[way]).median; };
-    const double plain_s = median(2), tuned_s = median(3);
-    const double blocks_s = std::min({median(4), median(5), median(6)});
-    const double equal_s = std::min({median(7), median(8), median(9)});
-    const double waves =
-        std::ceil(static_cast<double>(grid.num_tiles()) / static_cast<double>(threads));
-    const double wave_s = model.collective(before.back() / waves);
-    const double bound = plain_s / least_s(median(0), median(1), wave_s, waves);
-    const double predicted_s = flash_overlap::predict_s(groups, before, model);
-    times.rows.push_back({cell(shape.what), cell(static_cast<double>(shape.features), 0),
-                          cell(spread_of(values[0]), 4), cell(spread_of(values[1]), 4),
-                          cell(spread_of(values[2]), 4), cell(blocks_s, 4), cell(equal_s, 4),
-                          cell(spread_of(values[3]), 4),
-                          cell(static_cast<double>(tuned.num_groups()), 0), cell(predicted_s, 4),
-                          cell(model.interference, 2), cell(plain_s / tuned_s, 2),
-                          percent(plain_s / tuned_s / bound)});
-    speedups.push_back(plain_s / tuned_s);
-    bound_fractions.push_back(plain_s / tuned_s / bound);
-    vs_blocks.push_back(blocks_s / tuned_s);
-    errors.push_back(std::abs(predicted_s - tuned_s) / tuned_s);
+    measure_all_reduce(shape, options, rounds, cores, times, totals);
   }
+  Table others{fmt::format("the other collectives, {}", kShapes[1].what),
+               {"collective", "one after the other", "overlapped", "groups", "speed-up"},
+               {}};
+  Table reading{"adding the sums to the residual stream, and the norm behind it",
+                {"by rows", "through the map", "more"},
+                {}};
+  measure_others(kShapes[1], options, rounds, cores, others, reading);
   report.tables.push_back(std::move(times));
+  report.tables.push_back(std::move(others));
+  report.tables.push_back(std::move(reading));
   report.tables.push_back(published_table());
-  report.summary["best_speedup"] = *std::max_element(speedups.begin(), speedups.end());
-  report.summary["median_bound_fraction"] = spread_of(bound_fractions).median;
-  report.summary["vs_chunked"] = spread_of(vs_blocks).median;
-  report.summary["median_prediction_error"] = spread_of(errors).median;
+  report.summary["best_speedup"] =
+      *std::max_element(totals.speedups.begin(), totals.speedups.end());
+  report.summary["median_bound_fraction"] = spread_of(totals.bound_fractions).median;
+  report.summary["vs_chunked"] = spread_of(totals.vs_blocks).median;
+  report.summary["vs_equal"] = spread_of(totals.vs_equal).median;
+  report.summary["median_prediction_error"] = spread_of(totals.errors).median;
   return report;
 }
 

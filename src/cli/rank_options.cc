@@ -20,6 +20,17 @@ std::unique_ptr<comm::MpiJob>& job() {
   return the_job;
 }
 
+// Where the overlap's tunings are kept from start to start; empty: nowhere.
+std::filesystem::path tunings_path(const std::string& asked) {
+  if (asked == "none") return {};
+  if (!asked.empty()) return asked;
+  if (const char* const cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != 0)
+    return std::filesystem::path(cache) / "weft" / "overlap.json";
+  if (const char* const home = std::getenv("HOME"); home != nullptr && *home != 0)
+    return std::filesystem::path(home) / ".cache" / "weft" / "overlap.json";
+  return {};
+}
+
 [[noreturn]] void follow_and_exit(parallel::Crew& crew,
                                   std::shared_ptr<const formats::Checkpoint> checkpoint,
                                   size_t threads) {
@@ -49,7 +60,8 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
       ->check(CLI::Range(size_t{1}, comm::kMaxRanks));
   command
       .add_option("--exchange", options.exchange,
-                  "How those pass keys and values round: tasp, direct, zigzag")
+                  "How those pass keys and values round: tasp, direct, zigzag; auto: the one whose "
+                  "transfers are quickest on these links")
       ->capture_default_str()
       ->type_name("NAME");
   command
@@ -57,6 +69,12 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
                   "Let sums over the ranks travel while they are computed: on, off")
       ->capture_default_str()
       ->check(CLI::IsMember({"on", "off"}));
+  command
+      .add_option("--overlap-tunings", options.tunings,
+                  "Where rank 0 keeps what it found out about products and links for that; none: "
+                  "nowhere")
+      ->default_str("~/.cache/weft/overlap.json")
+      ->type_name("FILE");
 }
 
 std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
@@ -74,7 +92,11 @@ std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
   parallel::RankPlan plan{.tensor = options.tensor,
                           .sequence = options.sequence,
                           .exchange = options.exchange,
-                          .overlap = options.overlap == "on"};
+                          .overlap = options.overlap == "on",
+                          .tunings = tunings_path(options.tunings),
+                          .notice = [](const std::string& text) {
+                            fmt::print(stderr, "weft: {}\n", text);
+                          }};
   if (plan.tensor == 0) plan.tensor = std::max<size_t>(1, ranks.size() / plan.sequence);
   std::shared_ptr<const formats::Checkpoint> checkpoint = formats::open_checkpoint(model);
   comm::shake_hands(ranks, {.version = WEFT_VERSION,

@@ -135,7 +135,12 @@ class Server {
         thread_([this] { http_.run(); }) {}
 
   ~Server() {
-    http_.stop(std::chrono::seconds(stopped_ ? options_.drain_s : 0));
+    if (const auto left = crew_ ? comm::time_from_sigterm_to_sigkill() : std::nullopt;
+        left && stopped_)
+      http_.stop(*left / 4, "the launcher ends the ranks of this server: one of them has died, or it "
+                            "was stopped");
+    else
+      http_.stop(std::chrono::seconds(stopped_ ? options_.drain_s : 0));
     thread_.join();
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -113,7 +114,37 @@ std::vector<PairSpeed> measure_links(const Communicator& ranks, double seconds) 
   return out;
 }
 
+namespace {
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+}  // namespace
+
 std::string topology_json(const std::vector<PairSpeed>& pairs, size_t num_ranks) {
+  std::vector<double> latencies, rates, shares;
+  for (size_t from = 0; from < num_ranks; ++from)
+    for (size_t to = 0; to < num_ranks; ++to) {
+      if (from == to) continue;
+      const PairSpeed& pair = pairs[from * num_ranks + to];
+      latencies.push_back(pair.latency_s);
+      rates.push_back(pair.bytes_per_s);
+      shares.push_back(pair.together_bytes_per_s / pair.bytes_per_s);
+    }
+  // Links of their own keep all of their rate; a port that n - 1 messages share, 1 / (n - 1) of it.
+  // Whichever is nearer, by ratio.
+  if (num_ranks > 2 && median(shares) < 1 / std::sqrt(static_cast<double>(num_ranks - 1)))
+    return nlohmann::ordered_json{{"weft_topology", 1},
+                                  {"kind", "switch"},
+                                  {"ranks", num_ranks},
+                                  {"link",
+                                   {{"latency_us", median(latencies) * 1e6},
+                                    {"gbit_per_s", median(rates) * 8e-9}}}}
+               .dump(1) +
+           "\n";
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (size_t from = 0; from < num_ranks; ++from)
     for (size_t to = 0; to < num_ranks; ++to) {

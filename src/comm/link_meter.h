@@ -19,8 +19,9 @@ struct PairSpeed {
 // `seconds`: about so much for each measurement.
 std::vector<PairSpeed> measure_links(const Communicator& ranks, double seconds = 0.1);
 
-// A topology file (topology.h) of what was measured: the pairs' latency, and their rate alone.
-// Where pairs were slower together they share something, which such a file does not say.
+// A topology file (topology.h) of what was measured: the pairs' latency and their rate alone; or, where
+// pairs are so much slower together that each rank must have one port for all of its messages, a switch
+// with ports of the pairs' median speed.
 std::string topology_json(const std::vector<PairSpeed>& pairs, size_t num_ranks);
 
 }  // namespace weft::comm

@@ -28,8 +28,18 @@ TEST(link_meter, all_ranks_get_the_same_and_it_makes_a_topology) {
   EXPECT_EQ(files[0], files[1]);
   EXPECT_EQ(files[0], files[2]);
   const Topology topology = Topology::parse(files[0], "measured");
-  EXPECT_EQ(topology.kind(), Topology::Kind::kMeasured);
   EXPECT_EQ(topology.num_ranks(), 3u);
+}
+
+TEST(link_meter, pairs_that_slow_each_other_down_share_a_port) {
+  const auto kind = [](double together) {
+    std::vector<PairSpeed> pairs(16, {1e-4, 12e6, 12e6 * together});
+    for (size_t r = 0; r < 4; ++r) pairs[r * 5] = {};
+    return Topology::parse(topology_json(pairs, 4), "measured").kind();
+  };
+  EXPECT_EQ(kind(0.95), Topology::Kind::kMeasured);
+  EXPECT_EQ(kind(0.7), Topology::Kind::kMeasured);  // cores that the network's stack waits for
+  EXPECT_EQ(kind(0.33), Topology::Kind::kSwitch);
 }
 
 }  // namespace

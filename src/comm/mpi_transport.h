@@ -18,12 +18,18 @@
 namespace weft::comm {
 
 struct MpiOptions {
-  std::chrono::milliseconds silence{8'000};
+  // Five signs of life missed. Measured: a job of which a rank is stopped ends 2 s later, within which
+  // mpirun gives its processes time to end by themselves.
+  std::chrono::milliseconds silence{5'000};
   CommunicatorOptions communicator = {};
 };
 
 // Whether the environment says that a launcher has started this process as one of several.
 bool is_launched_as_rank();
+
+// How long this process has left once its launcher has sent it SIGTERM (mpirun does when a rank has
+// died, and when it is stopped itself), if it kills soon after; none for other launchers.
+std::optional<std::chrono::milliseconds> time_from_sigterm_to_sigkill();
 
 // Membership in the job, once per process. Leaves it in order when it goes (all ranks do so
 // together), or after an Error at once: end_job().

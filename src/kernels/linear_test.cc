@@ -10,6 +10,7 @@
 #include "kernels/isa.h"
 #include "kernels/panel_layout.h"
 #include "kernels/quantize.h"
+#include "kernels/test_values.h"
 #include "kernels/tiled_product.h"
 
 namespace weft::kernels {
@@ -19,14 +20,6 @@ constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DTyp
                                   DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
                                   DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
                                   DType::kQ6_K};
-
-std::vector<float> random_values(size_t n, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& v : values) v = normal(generator);
-  return values;
-}
 
 struct Matrix {
   std::vector<uint8_t> bytes;

@@ -66,8 +66,7 @@ void Llama::forward(std::span<const SequenceInput> batch, kernels::KvStore& cach
   const size_t num_tokens = begin(batch, w, cores);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    add_attention(layer.attention, i, batch, cache, num_tokens, w, cores);
-    norm(layer.mlp_norm, num_tokens, w, cores);
+    add_attention(layer.attention, i, batch, cache, num_tokens, layer.mlp_norm, w, cores);
     add_mlp(layer.mlp, num_tokens, w, cores);
   }
   finish(batch, logits, w, cores);

@@ -184,8 +184,8 @@ void Megrez2::forward(std::span<const SequenceInput> batch, kernels::KvStore& ca
 
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    add_attention(layer.attention, i, batch, cache, num_tokens, w, cores);
-    norm(layer.mlp_norm, num_tokens, w, cores);  // n_i: what the experts read
+    // normed = n_i: what the experts read
+    add_attention(layer.attention, i, batch, cache, num_tokens, layer.mlp_norm, w, cores);
     const bool mixes = i >= config_.first_dense;
     if (mixes && !config_.pre_gate) choose_experts(layer, num_tokens, w.choice, w, cores);
     if (config_.pre_gate && i + 1 < layers_.size() && i + 1 >= config_.first_dense) {

@@ -15,6 +15,20 @@
 
 namespace weft::models {
 
+// normed = RMSNorm(row), rows as far apart as those that it is of.
+struct RowNorm {
+  const float* weight = nullptr;  // (columns)
+  float epsilon = 0;
+  float* normed = nullptr;
+};
+// The stream that products are added to, and the norm that follows, if any: it is taken of each row
+// while that is in the cache.
+struct Residual {
+  float* rows = nullptr;
+  size_t stride = 0;  // in values
+  RowNorm norm = {};  // weight null: none
+};
+
 class TensorTeam {
  public:
   virtual ~TensorTeam() = default;
@@ -22,11 +36,9 @@ class TensorTeam {
   virtual size_t size() const = 0;
 
   // residual += the sum over ranks of x W^T, + bias, for each row of x: W has the columns, and x
-  // the features, that belong to this rank. All ranks get the same bits. `stride`: of residual, in
-  // values.
+  // the features, that belong to this rank. All ranks get the same bits.
   virtual void multiply_add(const kernels::Linear& weight, kernels::Activations& x,
-                            const float* bias, float* residual, size_t stride,
-                            const CoreSet& cores) = 0;
+                            const float* bias, const Residual& residual, const CoreSet& cores) = 0;
   // Rank 0's `all` (num_rows, columns) is put together from every rank's `part` (num_rows, its part
   // of the columns, as share()). Other ranks' `all` is not looked at.
   virtual void gather(const float* part, size_t num_rows, size_t columns, float* all) = 0;

@@ -230,8 +230,8 @@ Mlp Transformer::read_mlp(WeightReader& weights, const std::string& prefix,
 
 void Transformer::add_attention(const Attention& a, size_t layer,
                                 std::span<const SequenceInput> batch, kernels::KvStore& cache,
-                                size_t num_tokens, TransformerWorkspace& w,
-                                const CoreSet& cores) const {
+                                size_t num_tokens, const std::vector<float>& next_norm,
+                                TransformerWorkspace& w, const CoreSet& cores) const {
   const size_t e = shape_.hidden_size;
   const size_t q_size = num_heads() * shape_.head_dim;
   const size_t kv_size = kv_heads_.size() * shape_.head_dim;
@@ -246,16 +246,22 @@ void Transformer::add_attention(const Attention& a, size_t layer,
   rotate(a, num_tokens, w, cores);
   attend(layer, batch, cache, w, cores);
   w.activations.set(w.attended.data(), num_tokens, q_size, q_size);
-  add_product(a.wo, a.o_bias, w, cores);
+  add_product(a.wo, a.o_bias, &next_norm, num_tokens, w, cores);
 }
 
 void Transformer::add_product(const Linear& weight, const std::vector<float>& bias,
+                              const std::vector<float>* next_norm, size_t num_tokens,
                               TransformerWorkspace& w, const CoreSet& cores) const {
   const size_t e = shape_.hidden_size;
-  if (team_)
-    return team_->multiply_add(weight, w.activations, data_or_none(bias), w.x.data(), e, cores);
+  if (team_) {
+    Residual residual{.rows = w.x.data(), .stride = e};
+    if (next_norm != nullptr)
+      residual.norm = {next_norm->data(), shape_.norm_epsilon, w.normed.data()};
+    return team_->multiply_add(weight, w.activations, data_or_none(bias), residual, cores);
+  }
   const kernels::LinearCall call[] = {{&weight, w.x.data(), e, data_or_none(bias), true}};
   kernels::multiply(call, w.activations, cores);
+  if (next_norm != nullptr) norm(*next_norm, num_tokens, w, cores);
 }
 
 void Transformer::add_mlp(const Mlp& mlp, size_t num_tokens, TransformerWorkspace& w,
@@ -270,7 +276,7 @@ void Transformer::add_mlp(const Mlp& mlp, size_t num_tokens, TransformerWorkspac
     kernels::silu_multiply(gate + row * f, up + row * f, f, gate + row * f);
   });
   w.activations.set(gate, num_tokens, f, f);
-  add_product(mlp.down, {}, w, cores);
+  add_product(mlp.down, {}, nullptr, num_tokens, w, cores);
 }
 
 void Transformer::check(std::span<const SequenceInput> batch) const {

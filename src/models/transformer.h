@@ -115,10 +115,11 @@ class Transformer : public LanguageModel {
   // x = the tokens' embeddings. Returns T, for which the workspace has room.
   size_t begin(std::span<const SequenceInput> batch, TransformerWorkspace& w,
                const CoreSet& cores) const;
-  // x += Wo attention(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x))
+  // x += Wo attention(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x)); normed = RMSNorm(x) with
+  // `next_norm`
   void add_attention(const Attention& attention, size_t layer, std::span<const SequenceInput> batch,
-                     kernels::KvStore& cache, size_t num_tokens, TransformerWorkspace& w,
-                     const CoreSet& cores) const;
+                     kernels::KvStore& cache, size_t num_tokens, const std::vector<float>& next_norm,
+                     TransformerWorkspace& w, const CoreSet& cores) const;
   // normed = RMSNorm(x)
   void norm(const std::vector<float>& weight, size_t num_tokens, TransformerWorkspace& w,
             const CoreSet& cores) const;
@@ -133,8 +134,10 @@ class Transformer : public LanguageModel {
   void divide();
   size_t num_heads() const { return kv_heads_.size() * (shape_.num_heads / shape_.num_kv_heads); }
   // x += W activations + bias; in a team, what all ranks' parts of W and of the activations give.
+  // And normed = RMSNorm(x), if a norm follows.
   void add_product(const kernels::Linear& weight, const std::vector<float>& bias,
-                   TransformerWorkspace& w, const CoreSet& cores) const;
+                   const std::vector<float>* next_norm, size_t num_tokens, TransformerWorkspace& w,
+                   const CoreSet& cores) const;
   void check(std::span<const SequenceInput> batch) const;
   void rotate(const Attention& attention, size_t num_tokens, TransformerWorkspace& w,
               const CoreSet& cores) const;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "parallel/exchange_trial.h"
 #include "parallel/flash_overlap/team.h"
 #include "parallel/tasp/tasp.h"
 
@@ -159,6 +160,14 @@ void run_pass(Crew& crew, const models::LanguageModel& share, SharedPages& pages
 
 // ---- rank 0
 
+Exchange exchange_called(const std::string& name, size_t num_ranks) {
+  if (name == "tasp") return tasp::full_mesh_exchange(num_ranks);
+  if (name == "direct") return direct_exchange(num_ranks);
+  if (name == "zigzag") return ring_exchange(num_ranks);
+  fail(ErrorKind::kInvalidInput,
+       "there is no exchange '{}'. Known are tasp, direct, zigzag, and auto, which tries them.", name);
+}
+
 class LeadingModel final : public models::LanguageModel {
  public:
   LeadingModel(std::shared_ptr<Crew> crew, std::unique_ptr<models::LanguageModel> share)
@@ -262,22 +271,34 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
     for (size_t i = 0; i < plan.tensor; ++i) members.push_back(row * plan.tensor + i);
     const comm::Communicator team = ranks.group(members, 1);
     if (plan.overlap)
-      crew->team = std::make_shared<flash_overlap::OverlappedTeam>(team);
+      crew->team = std::make_shared<flash_overlap::OverlappedTeam>(team, plan.tunings, plan.notice);
     else
       crew->team = std::make_shared<PlainTeam>(team);
   }
-  const bool is_tasp = plan.exchange == "tasp", is_direct = plan.exchange == "direct";
-  if (!is_tasp && !is_direct && plan.exchange != "zigzag")
-    fail(ErrorKind::kInvalidInput, "there is no exchange '{}'. Known are tasp, direct and zigzag.",
-         plan.exchange);
+  std::vector<std::string> names = {plan.exchange};
+  if (plan.exchange == "auto") names = {"zigzag", "direct", "tasp"};
+  std::vector<Exchange> exchanges;
+  for (const std::string& name : names) {
+    try {
+      exchanges.push_back(exchange_called(name, plan.sequence));
+    } catch (const Error& error) {  // TASP's rings are not known for some numbers of ranks
+      if (names.size() == 1 || error.kind() != ErrorKind::kUnsupported) throw;
+    }
+  }
   if (plan.sequence > 1) {
     members.clear();
     for (size_t i = 0; i < plan.sequence; ++i) members.push_back(i * plan.tensor + column);
-    Exchange exchange = is_tasp     ? tasp::full_mesh_exchange(plan.sequence)
-                        : is_direct ? direct_exchange(plan.sequence)
-                                    : ring_exchange(plan.sequence);
-    crew->spread = std::make_unique<ExchangedAttention>(ranks.group(members, 2),
-                                                        std::move(exchange), true, true);
+    const comm::Communicator line = ranks.group(members, 2);
+    size_t chosen = 0;
+    if (exchanges.size() > 1) {
+      // Several lines of ranks may not choose alike: rank 0's says.
+      uint64_t index = quickest(line, exchanges);
+      ranks.broadcast(std::as_writable_bytes(std::span(&index, 1)), 0);
+      chosen = index;
+      crew->plan.exchange = names[chosen];
+    }
+    crew->spread =
+        std::make_unique<ExchangedAttention>(line, std::move(exchanges[chosen]), true, true);
   }
   return crew;
 }

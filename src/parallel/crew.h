@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,8 +27,10 @@ namespace weft::parallel {
 
 struct RankPlan {
   size_t tensor = 1, sequence = 1;  // their product is the number of ranks
-  std::string exchange = "tasp";    // of keys and values: tasp, direct or zigzag
+  std::string exchange = "tasp";    // of keys and values: tasp, direct, zigzag, or auto (tried)
   bool overlap = true;              // sums of a tensor team travel while they are computed
+  std::filesystem::path tunings = {};  // a file that rank 0 keeps the overlap's tunings in; empty: none
+  std::function<void(const std::string&)> notice = {};  // rank 0's sentences for the user
 
   std::string describe() const;  // "tensor 2 x sequence 2 (tasp)", the same on all ranks
 };

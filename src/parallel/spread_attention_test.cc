@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "comm/thread_transport.h"
+#include "kernels/test_values.h"
 #include "parallel/tasp/tasp.h"
 
 namespace weft::parallel {
@@ -19,6 +20,7 @@ namespace {
 using comm::Communicator;
 using kernels::kPageTokens;
 using kernels::KvFormat;
+using kernels::random_values;
 
 struct Case {
   std::string exchange = "tasp";
@@ -49,14 +51,6 @@ Exchange exchange_of(const Case& c) {
   return ring_exchange(c.num_ranks);
 }
 bool is_zigzag(const Case& c) { return c.causal && c.exchange != "ring"; }
-
-std::vector<float> random_values(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  for (float& x : out) x = normal(random);
-  return out;
-}
 
 // All tokens' values, the same on every rank.
 struct Values {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/elementwise.h"
+
 namespace weft::parallel {
 namespace {
 
@@ -11,7 +13,7 @@ constexpr uint32_t kGatherTag = 1;
 }  // namespace
 
 void PlainTeam::multiply_add(const kernels::Linear& weight, kernels::Activations& x,
-                             const float* bias, float* residual, size_t stride,
+                             const float* bias, const models::Residual& residual,
                              const CoreSet& cores) {
   const size_t rows = x.num_rows(), outputs = weight.out_features();
   float* const product = product_.need(rows * outputs);
@@ -21,9 +23,12 @@ void PlainTeam::multiply_add(const kernels::Linear& weight, kernels::Activations
   const size_t grain = std::max<size_t>(1, (32 << 10) / outputs);
   cores.parallel_for(rows, grain, [&](size_t begin, size_t end, size_t) {
     for (size_t row = begin; row < end; ++row) {
-      float* const to = residual + row * stride;
+      float* const to = residual.rows + row * residual.stride;
       const float* const from = product + row * outputs;
       for (size_t i = 0; i < outputs; ++i) to[i] += bias == nullptr ? from[i] : from[i] + bias[i];
+      if (const models::RowNorm& norm = residual.norm; norm.weight != nullptr)
+        kernels::rms_norm(to, norm.weight, norm.epsilon, outputs,
+                          norm.normed + row * residual.stride);
     }
   });
 }

@@ -18,7 +18,7 @@ class PlainTeam : public models::TensorTeam {
   size_t rank() const override { return ranks_.rank(); }
   size_t size() const override { return ranks_.size(); }
   void multiply_add(const kernels::Linear& weight, kernels::Activations& x, const float* bias,
-                    float* residual, size_t stride, const CoreSet& cores) override;
+                    const models::Residual& residual, const CoreSet& cores) override;
   void gather(const float* part, size_t num_rows, size_t columns, float* all) override;
 
  protected:

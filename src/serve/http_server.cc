@@ -103,6 +103,7 @@ struct HttpServer::State {
   std::mutex phase_mutex;  // guards phase
   Phase phase = Phase::kIdle;
   std::atomic<bool> draining{false};  // no new requests
+  std::string why_hurry;              // written before hurry
   std::atomic<bool> hurry{false};     // those under way end now
   std::atomic<size_t> under_way{0};
 };
@@ -218,7 +219,7 @@ void HttpServer::State::complete_whole(const Request& request, Response& respons
   openai::WholeResponse whole(answer);
   while (!answer.done()) {
     if (client.gone()) throw ApiError(499, "the client has closed the connection");
-    if (hurry.load()) throw ApiError(503, "the server is shutting down");
+    if (hurry.load()) throw ApiError(503, why_hurry);
     for (const openai::Answer::Piece& piece : answer.wait(kPoll)) whole.add(piece);
   }
   send(response, 200, whole.body(head, answer));
@@ -244,7 +245,7 @@ void HttpServer::State::complete_streamed(const Request& request, Response& resp
     if (!std::exchange(stream->begun, true)) out = stream->events.begin();
     bool ended = false;
     try {
-      if (hurry.load()) throw ApiError(503, "the server is shutting down");
+      if (hurry.load()) throw ApiError(503, why_hurry);
       for (const openai::Answer::Piece& piece : stream->answer->wait(kPoll))
         out += stream->events.event(piece);
       ended = stream->answer->done();
@@ -425,7 +426,7 @@ void HttpServer::run() {
     fail(ErrorKind::kIo, "the server's socket has failed");
 }
 
-void HttpServer::stop(std::chrono::seconds patience) {
+void HttpServer::stop(std::chrono::milliseconds patience, const std::string& why) {
   state_->draining.store(true);
   const Clock::time_point deadline = Clock::now() + patience;
   const auto busy = [this] {
@@ -434,6 +435,7 @@ void HttpServer::stop(std::chrono::seconds patience) {
     return state_->under_way.load() != 0;
   };
   while (busy() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  state_->why_hurry = why;
   state_->hurry.store(true);
   {
     const std::lock_guard lock(state_->phase_mutex);

@@ -136,7 +136,7 @@ TEST(crew, tensor_parallel_answers_like_one_process) {
 }
 
 TEST(crew, sequence_parallel_answers_like_one_process) {
-  for (const std::string exchange : {"tasp", "direct", "zigzag"})
+  for (const std::string exchange : {"tasp", "direct", "zigzag", "auto"})
     for (const size_t n : {2, 3}) {
       expect_like_one_process("f16", {.sequence = n, .exchange = exchange}, 400, 400);
       expect_like_one_process("q8_0", {.sequence = n, .exchange = exchange}, 389, 389);

@@ -1,4 +1,5 @@
 // One rank of a job that ranks_test.cc starts under mpirun: what it does is its first argument.
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -42,6 +43,23 @@ void exchange(const Communicator& ranks) {
     ranks.all_reduce(mine);
     expect(mine == sum, "all-reduce");
   }
+  // Several of one tag, of which the first is in many frames where the ranks are on several hosts.
+  std::vector<float> first(300'000), second(3), third(100'000);
+  const size_t to = (me + 1) % n, from = (me + n - 1) % n;
+  {
+    const std::vector<float> a = values_of(me, 300'000), b = values_of(me + 50, 3),
+                             c = values_of(me + 90, 100'000);
+    std::vector<comm::Request> several;
+    for (std::vector<float>* const into : {&first, &second, &third})
+      several.push_back(ranks.ireceive(comm::writable_bytes_of(std::span(*into)), from, 5));
+    for (const std::vector<float>* const values : {&a, &b, &c})
+      several.push_back(ranks.isend(comm::bytes_of(std::span(*values)), to, 5));
+    for (comm::Request& request : several) request.wait();
+  }
+  expect(first == values_of(from, 300'000) && second == values_of(from + 50, 3) &&
+             third == values_of(from + 90, 100'000),
+         "messages of one tag in their order");
+
   constexpr size_t kCount = 300'000;
   std::vector<std::vector<float>> in(n, std::vector<float>(kCount)), out(n);
   std::vector<comm::Request> requests;
@@ -79,7 +97,26 @@ void lose_rank_1(const Communicator& ranks, int signal) {
   ranks.all_reduce(values);
 }
 
+// Sums over all links, one after the other, for some seconds by rank 0's clock.
+void rounds(const Communicator& ranks) {
+  const std::vector<float> values = values_of(ranks.rank(), 100'000);
+  std::vector<float> expected(values.size(), 0.0f);
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const std::vector<float> theirs = values_of(r, values.size());
+    for (size_t i = 0; i < values.size(); ++i) expected[i] += theirs[i];
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(4);
+  for (std::byte more{1}; more != std::byte{0};) {
+    std::vector<float> sum = values;
+    ranks.all_reduce(sum);
+    expect(sum == expected, "all-reduce");
+    if (std::chrono::steady_clock::now() > end) more = std::byte{0};
+    ranks.broadcast({&more, 1}, 0);
+  }
+}
+
 void run(const std::string& what, const Communicator& ranks) {
+  if (what == "long") rounds(ranks);
   if (what == "exchange") exchange(ranks);
   if (what == "killed") lose_rank_1(ranks, SIGKILL);
   if (what == "stopped") lose_rank_1(ranks, SIGSTOP);

@@ -1,61 +1,17 @@
 // Ranks as processes under mpirun, over shared memory of one host.
-#include <gtest/gtest.h>
-
 #include <fmt/format.h>
+#include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <vector>
 
-#include "formats/random_model.h"
-#include "tests/process.h"
+#include "base/file.h"
+#include "tests/ranks/launch.h"
 
 namespace weft::tests {
 namespace {
-
-// A long deadline turns a hang into a failure. mpirun refuses root and more ranks than cores unless
-// told.
-Finished mpirun(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {"60", WEFT_MPIRUN});
-  return run_program("/usr/bin/timeout", arguments, "",
-                     {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-                      "OMPI_MCA_rmaps_base_oversubscribe=1",
-                      "ASAN_OPTIONS=detect_leaks=0"});  // Open MPI leaves memory behind at its end
-}
-
-Finished run_ranks(size_t num_ranks, const std::string& what) {
-  return mpirun({"-n", std::to_string(num_ranks), WEFT_RANK_PROGRAM, what});
-}
-
-// `weft generate` with a tiny random model of this seed, greedily, after a prompt that is long enough
-// to be divided.
-std::vector<std::string> generate(uint32_t seed, const std::vector<std::string>& more) {
-  static std::map<uint32_t, std::string> files;
-  std::string& file = files[seed];
-  if (file.empty()) {
-    file = fmt::format("{}/ranks-{}-{}.gguf", testing::TempDir(), seed, getpid());
-    formats::write_random_model(file, "tiny", formats::quant_mix("f16"), seed, CoreSet());
-  }
-  std::string prompt;
-  while (prompt.size() < 300) prompt += "all ranks see it, ";
-  std::vector<std::string> out = {WEFT_PROGRAM, "generate", "--raw",        "--model", file,
-                                  "--temp",     "0",        "--max-tokens", "8",       prompt};
-  out.insert(out.end(), more.begin(), more.end());
-  return out;
-}
-
-size_t count(const std::string& text, const std::string& what) {
-  size_t n = 0;
-  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
-  return n;
-}
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 TEST(mpi, messages_and_sums_arrive) {
   const Finished run = run_ranks(4, "exchange");
@@ -93,8 +49,8 @@ TEST(mpi, a_rank_that_throws_ends_the_job_with_its_words) {
 TEST(mpi, a_rank_that_is_stopped_ends_the_job_and_is_named) {
   const auto begin = std::chrono::steady_clock::now();
   const Finished run = run_ranks(3, "stopped");
-  // 8 s of silence, and what a busy machine needs to start and end three processes.
-  EXPECT_LT(seconds_since(begin), 20);
+  // 3 s of silence here, and what a busy machine needs to start and end three processes.
+  EXPECT_LT(seconds_since(begin), 10);
   EXPECT_NE(run.exit_code, 0);
   EXPECT_NE(run.err.find("rank 1 on"), std::string::npos) << run.err;
   EXPECT_NE(run.err.find("was not heard of for"), std::string::npos) << run.err;
@@ -115,6 +71,7 @@ TEST(mpi, generate_answers_as_one_process_does) {
   check({"-n", "2"}, {});
   check({"-n", "2"}, {"--sequence-parallel", "2"});
   check({"-n", "3"}, {"--sequence-parallel", "3", "--exchange", "zigzag"});
+  check({"-n", "3"}, {"--sequence-parallel", "3", "--exchange", "auto"});
   check({"-n", "4"}, {"--tensor-parallel", "2", "--sequence-parallel", "2"});
 }
 
@@ -132,6 +89,9 @@ TEST(mpi, commands_that_cannot_work_together_are_refused) {
   };
   refused(job(generate(1, {}), generate(2, {})), "rank 1 on ");
   refused(job(generate(1, {}), generate(1, {"--sequence-parallel", "2"})), "has the plan");
+  std::vector<std::string> narrow = generate(1, {"--kv", "8"});
+  narrow.insert(narrow.begin(), {"-n", "2"});
+  refused(narrow, "leave out --kv");
   std::vector<std::string> three = generate(1, {});
   three.insert(three.begin(), {"-n", "3"});
   refused(three, "2 heads of keys and values");
@@ -143,6 +103,32 @@ TEST(mpi, commands_that_cannot_work_together_are_refused) {
   const Finished run = run_weft(alone);
   EXPECT_EQ(run.exit_code, 2);
   EXPECT_NE(run.err.find("need several ranks"), std::string::npos) << run.err;
+}
+
+// The second start finds what the first one tuned. A file that is none of ours is left as it is.
+TEST(mpi, tunings_are_kept) {
+  const std::filesystem::path file =
+      fmt::format("{}/tunings-{}.json", testing::TempDir(), getpid());
+  std::vector<std::string> command = generate(1, {"--overlap-tunings", file.string()});
+  command.insert(command.begin(), {"-n", "2"});
+  const Finished first = mpirun(command);
+  EXPECT_EQ(first.exit_code, 0) << first.err;
+  const std::string kept = read_file(file, 1 << 20);
+  EXPECT_NE(kept.find("group_ends"), std::string::npos) << kept;
+  EXPECT_EQ(mpirun(command).out, first.out);
+  EXPECT_EQ(count(read_file(file, 1 << 20), "group_ends"), count(kept, "group_ends"));
+
+  for (const std::string wrong : {"{\"weft_overlap_tunings\": 99, \"tunings\": {}}", "not json"}) {
+    AtomicFile out(file);
+    out.write(wrong);
+    out.commit();
+    const Finished run = mpirun(command);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(run.out, first.out);
+    EXPECT_EQ(count(run.err, "not a file of tunings"), 1u) << run.err;
+    EXPECT_EQ(read_file(file, 1 << 20), wrong);
+  }
+  std::filesystem::remove(file);
 }
 
 TEST(mpi, doctor_measures_every_pair) {

@@ -15,18 +15,6 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// Of every entry the largest that any rank has.
-void take_largest(std::vector<double>& values, const OverlapCall& call) {
-  const size_t n = call.comm->size(), count = values.size();
-  std::vector<double> all(n * count);
-  std::vector<size_t> begins(n + 1);
-  for (size_t rank = 0; rank <= n; ++rank) begins[rank] = rank * count * sizeof(double);
-  std::copy(values.begin(), values.end(),
-            all.begin() + static_cast<ptrdiff_t>(call.comm->rank() * count));
-  call.comm->all_gather(std::as_writable_bytes(std::span(all)), begins, call.channel);
-  for (size_t i = 0; i < all.size(); ++i) values[i % count] = std::max(values[i % count], all[i]);
-}
-
 comm::Request start(const OverlapCall& call, Collective collective, std::span<float> values,
                     std::span<const size_t> begins) {
   return collective == Collective::kAllReduce
@@ -99,6 +87,32 @@ Plan make_plan(const TileGrid& grid, Collective collective, std::vector<size_t> 
               num_ranks);
 }
 
+void take_largest(const OverlapCall& call, std::span<double> values) {
+  const size_t n = call.comm->size(), count = values.size();
+  std::vector<double> all(n * count);
+  std::vector<size_t> begins(n + 1);
+  for (size_t rank = 0; rank <= n; ++rank) begins[rank] = rank * count * sizeof(double);
+  std::copy(values.begin(), values.end(),
+            all.begin() + static_cast<ptrdiff_t>(call.comm->rank() * count));
+  call.comm->all_gather(std::as_writable_bytes(std::span(all)), begins, call.channel);
+  for (size_t i = 0; i < all.size(); ++i) values[i % count] = std::max(values[i % count], all[i]);
+}
+
+double measure_collective(const OverlapCall& call, const TileGrid& grid, Collective collective) {
+  std::vector<float> values(grid.rows * grid.columns);
+  const std::vector<size_t> parts = comm::even_parts(values.size(), call.comm->size());
+  std::vector<double> runs;
+  for (int run = 0; run < 3; ++run) {
+    call.comm->barrier(call.channel);
+    const Clock::time_point begin = Clock::now();
+    start(call, collective, values, parts).wait();
+    runs.push_back(seconds_since(begin));
+  }
+  std::nth_element(runs.begin(), runs.begin() + 1, runs.end());
+  take_largest(call, {&runs[1], 1});
+  return runs[1];
+}
+
 LatencyModel measure(const OverlapCall& call, const TileGrid& grid, Collective collective,
                      const CoreSet& cores) {
   call.x->prepare(call.weight->activation_kind(), cores);
@@ -140,17 +154,19 @@ LatencyModel measure(const OverlapCall& call, const TileGrid& grid, Collective c
   // Messages were under way all the time: what is missing of the tiles, they have cost.
   figures.push_back(std::clamp(1 - tiles * alone[1] / elapsed_s, 0.0, 0.95));
 
-  const std::vector<size_t> parts = comm::even_parts(size, call.comm->size());
-  std::vector<double> whole;
+  // What reads the sums afterwards, through the map.
+  std::vector<double> reading;
+  std::vector<float> residual(size);
   for (int run = 0; run < 3; ++run) {
-    call.comm->barrier(call.channel);
     const Clock::time_point begin = Clock::now();
-    start(call, collective, values, parts).wait();
-    whole.push_back(seconds_since(begin));
+    add_rows(plan, 0, values.data(), nullptr, {.rows = residual.data(), .stride = grid.columns},
+             cores);
+    reading.push_back(seconds_since(begin));
   }
-  std::nth_element(whole.begin(), whole.begin() + 1, whole.end());
-  figures.push_back(whole[1]);
-  take_largest(figures, call);
+  std::nth_element(reading.begin(), reading.begin() + 1, reading.end());
+  figures.push_back(reading[1]);
+  figures.push_back(measure_collective(call, grid, collective));
+  take_largest(call, figures);
 
   std::vector<std::pair<double, double>> curve;
   for (size_t i = 0; i < sizes.size(); ++i)
@@ -158,16 +174,8 @@ LatencyModel measure(const OverlapCall& call, const TileGrid& grid, Collective c
   return {.tile_s = figures[0],
           .interference = figures[sizes.size() + 1],
           .collective = LatencyCurve(std::move(curve)),
-          .whole_s = figures.back()};
-}
-
-Plan tuned_plan(const OverlapCall& call, const TileGrid& grid, Collective collective,
-                const CoreSet& cores) {
-  const LatencyModel model = measure(call, grid, collective, cores);
-  // Borders at every tile up to some 500, so that tuning stays a matter of milliseconds.
-  const size_t step = (grid.num_tiles() + 511) / 512;
-  return make_plan(grid, collective, best_groups(bytes_before(grid, band_order(grid)), model, step),
-                   call.comm->size());
+          .whole_s = figures.back(),
+          .reading_s = figures[sizes.size() + 2]};
 }
 
 }  // namespace weft::parallel::flash_overlap

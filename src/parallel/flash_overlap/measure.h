@@ -26,9 +26,11 @@ std::vector<double> bytes_before(const TileGrid& grid, std::span<const uint32_t>
 LatencyModel measure(const OverlapCall& call, const TileGrid& grid, Collective collective,
                      const CoreSet& cores);
 
-// The plan for a product: measured and tuned. Ranks that are to use it check_agreement() first.
-Plan tuned_plan(const OverlapCall& call, const TileGrid& grid, Collective collective,
-                const CoreSet& cores);
+// Of the whole product's values, while nothing is computed; the slowest rank's, all ranks together.
+double measure_collective(const OverlapCall& call, const TileGrid& grid, Collective collective);
+
+// Of every entry the largest that any rank has.
+void take_largest(const OverlapCall& call, std::span<double> values);
 
 // A plan with given groups for either collective.
 Plan make_plan(const TileGrid& grid, Collective collective, std::vector<size_t> group_ends,

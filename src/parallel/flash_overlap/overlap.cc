@@ -59,10 +59,10 @@ class Groups {
       requests_[started_] = start_(started_);
       ++started_;
     }
+    // One look at the messages for each tile: it moves all groups on. (A look for each group under way
+    // cost the cores more than the messages did.)
     for (; done_ < started_ && requests_[done_].test(); ++done_)
       if (trace_ != nullptr) trace_->groups[done_].end_s = now_s();
-    // Those behind the first move on as well.
-    for (size_t i = done_ + 1; i < started_; ++i) requests_[i].test();
   }
 
   struct alignas(64) Counter {
@@ -210,17 +210,13 @@ void multiply_all_to_all(const OverlapCall& call, std::span<const Plan> plans, c
 }
 
 void add_rows(const Plan& plan, size_t destination, const float* values, const float* bias,
-              float* x, size_t stride, const CoreSet& cores) {
-  for_own_rows(plan, destination, cores,
-               [&](size_t row) { add_row(plan, row, values, bias, x + row * stride); });
-}
-
-void add_rows_and_norm(const Plan& plan, size_t destination, const float* values, const float* bias,
-                       float* x, size_t stride, const RowNorm& norm, const CoreSet& cores) {
+              const models::Residual& residual, const CoreSet& cores) {
   for_own_rows(plan, destination, cores, [&](size_t row) {
-    add_row(plan, row, values, bias, x + row * stride);
-    kernels::rms_norm(x + row * stride, norm.weight, norm.epsilon, plan.grid().columns,
-                      norm.normed + row * stride);
+    float* const x = residual.rows + row * residual.stride;
+    add_row(plan, row, values, bias, x);
+    if (const models::RowNorm& norm = residual.norm; norm.weight != nullptr)
+      kernels::rms_norm(x, norm.weight, norm.epsilon, plan.grid().columns,
+                        norm.normed + row * residual.stride);
   });
 }
 

@@ -16,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "comm/communicator.h"
 #include "kernels/linear.h"
+#include "models/teams.h"
 #include "parallel/flash_overlap/plan.h"
 
 namespace weft::parallel::flash_overlap {
@@ -54,20 +55,11 @@ void multiply_reduce_scatter(const OverlapCall& call, const Plan& plan, float* v
 void multiply_all_to_all(const OverlapCall& call, std::span<const Plan> plans, const Inbox& inbox,
                          float* values, float* received, const CoreSet& cores);
 
-// x[row] += values of the row, for the rows that `destination` owns (all of an all-reduce's: 0), in
-// one pass through the map; `bias` (columns) or none is added too. What follows a row-parallel
-// linear.
+// residual[row] += values of the row, for the rows that `destination` owns (all of an all-reduce's:
+// 0), in one pass through the map, with the norm behind it if there is one; `bias` (columns) or none is
+// added too. What follows a row-parallel linear.
 void add_rows(const Plan& plan, size_t destination, const float* values, const float* bias,
-              float* x, size_t stride, const CoreSet& cores);
-
-// The same, and at once normed[row] = RMSNorm(x[row]) while the row is in the cache.
-struct RowNorm {
-  const float* weight = nullptr;  // (columns)
-  float epsilon = 0;
-  float* normed = nullptr;  // rows `stride` apart, as x
-};
-void add_rows_and_norm(const Plan& plan, size_t destination, const float* values, const float* bias,
-                       float* x, size_t stride, const RowNorm& norm, const CoreSet& cores);
+              const models::Residual& residual, const CoreSet& cores);
 
 // kInvalidInput, on every rank, where they are about to run different plans: sums of unrelated
 // values look plausible. One small exchange; once per plan.

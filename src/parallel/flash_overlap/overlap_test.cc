@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "comm/thread_transport.h"
 #include "kernels/elementwise.h"
+#include "kernels/test_values.h"
 #include "parallel/flash_overlap/tuner.h"
 
 namespace weft::parallel::flash_overlap {
@@ -17,26 +18,16 @@ namespace {
 
 using comm::Communicator;
 using kernels::Linear;
-
-std::vector<float> random_values(size_t n, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& v : values) v = normal(generator);
-  return values;
-}
+using kernels::random_linear;
+using kernels::random_values;
 
 // What one rank multiplies: never constants, which no error of order would show.
 struct Shard {
   Shard(size_t rows, size_t columns, size_t k, uint32_t seed)
-      : weights(random_values(columns * k, seed)),
-        x(random_values(rows * k, seed + 1000)),
-        weight(Linear::pack(
-            {DType::kF32, {columns, k}, reinterpret_cast<const uint8_t*>(weights.data())},
-            CoreSet())) {
+      : x(random_values(rows * k, seed + 1000)), weight(random_linear(columns, k, seed)) {
     activations.set(x.data(), rows, k, k);
   }
-  std::vector<float> weights, x;
+  std::vector<float> x;
   Linear weight;
   kernels::Activations activations;
 };
@@ -93,9 +84,11 @@ TEST(flash_overlap, all_reduce_is_the_plain_one_bit_for_bit) {
           const std::vector<float> norm_weight = random_values(s.columns, 6);
           std::vector<float> residual = random_values(plan.size(), 4), also = residual;
           std::vector<float> expected = residual, normed(plan.size());
-          add_rows(plan, 0, values.data(), bias.data(), residual.data(), s.columns, pool.cores());
-          add_rows_and_norm(plan, 0, values.data(), bias.data(), also.data(), s.columns,
-                            {norm_weight.data(), 1e-5f, normed.data()}, pool.cores());
+          add_rows(plan, 0, values.data(), bias.data(), {residual.data(), s.columns},
+                   pool.cores());
+          add_rows(plan, 0, values.data(), bias.data(),
+                   {also.data(), s.columns, {norm_weight.data(), 1e-5f, normed.data()}},
+                   pool.cores());
           for (size_t i = 0; i < expected.size(); ++i)
             expected[i] += plain[i] + bias[i % s.columns];
           ASSERT_EQ(residual, expected) << num_ranks << " ranks, " << s.rows << " rows";
@@ -128,7 +121,7 @@ TEST(flash_overlap, reduce_scatter_gives_each_rank_its_rows) {
         multiply_reduce_scatter({&shard.weight, &shard.activations, &ranks}, plan, values.data(),
                                 pool.cores());
         std::vector<float> own(plan.size(), 0.0f);
-        add_rows(plan, ranks.rank(), values.data(), nullptr, own.data(), s.columns, CoreSet());
+        add_rows(plan, ranks.rank(), values.data(), nullptr, {own.data(), s.columns}, CoreSet());
         for (size_t row = 0; row < s.rows; ++row)
           for (size_t c = 0; c < s.columns; ++c)
             ASSERT_EQ(own[row * s.columns + c],
@@ -207,7 +200,7 @@ TEST(flash_overlap, another_order_on_one_rank_is_noticed) {
     std::vector<float> values(plan.size()), y(plan.size(), 0.0f);
     multiply_all_reduce({&shard.weight, &shard.activations, &ranks}, plan, values.data(),
                         CoreSet());
-    add_rows(plan, 0, values.data(), nullptr, y.data(), 64, CoreSet());
+    add_rows(plan, 0, values.data(), nullptr, {y.data(), 64}, CoreSet());
     EXPECT_NE(y, plain);
   });
 }
@@ -235,7 +228,7 @@ TEST(flash_overlap, thousands_of_calls_back_to_back) {
       std::vector<float> values(plan.size()), y(plan.size(), 0.0f);
       multiply_all_reduce({&shards[which]->weight, &shards[which]->activations, &ranks}, plan,
                           values.data(), pool.cores());
-      add_rows(plan, 0, values.data(), nullptr, y.data(), plan.grid().columns, CoreSet());
+      add_rows(plan, 0, values.data(), nullptr, {y.data(), plan.grid().columns}, CoreSet());
       ASSERT_EQ(y, plain[which]) << "call " << i;
     }
   });

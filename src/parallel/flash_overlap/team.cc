@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/isa.h"
 #include "parallel/flash_overlap/measure.h"
 #include "parallel/flash_overlap/overlap.h"
 
@@ -13,6 +14,8 @@ namespace {
 constexpr double kNear = 1.5;
 // Serving meets many row counts; plans of those not met for long are made again when they come.
 constexpr size_t kMostPlans = 64;
+// A kept tuning is for another link if the collective takes this factor more or less than then.
+constexpr double kSameLink = 2;
 
 std::vector<size_t> rescaled(const std::vector<size_t>& group_ends, size_t num_tiles) {
   std::vector<size_t> ends;
@@ -24,6 +27,12 @@ std::vector<size_t> rescaled(const std::vector<size_t>& group_ends, size_t num_t
 }
 
 }  // namespace
+
+OverlappedTeam::OverlappedTeam(comm::Communicator all, const std::filesystem::path& tunings,
+                               TuningFile::Notice notice)
+    : PlainTeam(std::move(all)) {
+  if (rank() == 0) file_ = std::make_unique<TuningFile>(tunings, std::move(notice));
+}
 
 // Matrices are met in the same order on all ranks, so each asks the others the first time it meets
 // one.
@@ -41,6 +50,36 @@ size_t OverlappedTeam::kind_of(const kernels::Linear& weight) {
   if (found == kinds_.end()) kinds_.push_back(kind);
   kinds_of_[&weight] = index;
   return index;
+}
+
+// In words: hosts, what computes, and the product's shards.
+std::string OverlappedTeam::key_of(size_t kind, const TileGrid& grid) const {
+  std::string key;
+  for (size_t r = 0; r < size(); ++r) key += (r == 0 ? "" : ",") + ranks().host(r);
+  key += fmt::format(" {} x{}, {} x {} in tiles of {} x {}, shards", name(kernels::active_isa()),
+                     threads_, grid.rows, grid.columns, grid.tile_rows, grid.tile_columns);
+  for (size_t r = 0; r < size(); ++r)
+    key += fmt::format(" {}:{}", kinds_[kind][r] >> 8, name(static_cast<DType>(kinds_[kind][r] & 255)));
+  return key;
+}
+
+// The groups that rank 0's file has for this product, if the link is still as quick as it was then;
+// else none. All ranks together.
+std::vector<size_t> OverlappedTeam::kept_groups(const OverlapCall& call, const TileGrid& grid,
+                                                const std::string& key) const {
+  std::optional<Tuning> kept;
+  if (file_) kept = file_->find(key);
+  if (kept && kept->group_ends.back() != grid.num_tiles()) kept.reset();
+  double head[2] = {kept ? static_cast<double>(kept->group_ends.size()) : 0.0,
+                    kept ? kept->collective_s : 0.0};
+  ranks().broadcast(std::as_writable_bytes(std::span(head)), 0);
+  if (head[0] == 0) return {};
+  std::vector<size_t> ends(static_cast<size_t>(head[0]));
+  if (kept) ends = kept->group_ends;
+  ranks().broadcast(std::as_writable_bytes(std::span(ends)), 0);
+  const double now_s = measure_collective(call, grid, Collective::kAllReduce);
+  const bool same_link = now_s <= kSameLink * head[1] && head[1] <= kSameLink * now_s;
+  return same_link ? ends : std::vector<size_t>();
 }
 
 const Plan& OverlappedTeam::plan_for(const kernels::Linear& weight, kernels::Activations& x,
@@ -66,31 +105,37 @@ const Plan& OverlappedTeam::plan_for(const kernels::Linear& weight, kernels::Act
     if (tuned.kind == key.first && distance(tuned) <= std::log(kNear) &&
         (nearest == nullptr || distance(tuned) < distance(*nearest)))
       nearest = &tuned;
-  Plan plan = nearest != nullptr
-                  ? make_plan(grid, Collective::kAllReduce,
-                              rescaled(nearest->group_ends, grid.num_tiles()), size())
-                  : tuned_plan(call, grid, Collective::kAllReduce, cores);
+  std::vector<size_t> groups;
+  if (nearest != nullptr) {
+    groups = rescaled(nearest->group_ends, grid.num_tiles());
+  } else {
+    threads_ = cores.size();
+    const std::string words = key_of(key.first, grid);
+    groups = kept_groups(call, grid, words);
+    const bool from_file = !groups.empty();
+    if (!from_file) {
+      const Tuning tuning = tune(call, grid, Collective::kAllReduce, cores).best;
+      if (file_) file_->add(words, tuning);
+      groups = tuning.group_ends;
+    }
+    tuned_.push_back(
+        {key.first, rows, weight.out_features(), weight.in_features(), groups, from_file});
+  }
+  Plan plan = make_plan(grid, Collective::kAllReduce, std::move(groups), size());
   check_agreement(plan, ranks());
-  if (nearest == nullptr)
-    tuned_.push_back({key.first,
-                      rows,
-                      weight.out_features(),
-                      weight.in_features(),
-                      {plan.group_ends().begin(), plan.group_ends().end()}});
   return plans_.emplace(key, std::move(plan)).first->second;
 }
 
 void OverlappedTeam::multiply_add(const kernels::Linear& weight, kernels::Activations& x,
-                                  const float* bias, float* residual, size_t stride,
+                                  const float* bias, const models::Residual& residual,
                                   const CoreSet& cores) {
   if (x.num_rows() < kLeastRows)
-    return PlainTeam::multiply_add(weight, x, bias, residual, stride, cores);
+    return PlainTeam::multiply_add(weight, x, bias, residual, cores);
   const Plan& plan = plan_for(weight, x, cores);
-  if (plan.num_groups() == 1)
-    return PlainTeam::multiply_add(weight, x, bias, residual, stride, cores);
+  if (plan.num_groups() == 1) return PlainTeam::multiply_add(weight, x, bias, residual, cores);
   float* const values = values_.need(plan.size());
   multiply_all_reduce({&weight, &x, &ranks()}, plan, values, cores);
-  add_rows(plan, 0, values, bias, residual, stride, cores);
+  add_rows(plan, 0, values, bias, residual, cores);
 }
 
 }  // namespace weft::parallel::flash_overlap

@@ -36,7 +36,7 @@ double LatencyCurve::operator()(double bytes) const {
 double predict_s(std::span<const size_t> group_ends, std::span<const double> tile_bytes_before,
                  const LatencyModel& model) {
   if (group_ends.size() == 1)
-    return static_cast<double>(group_ends[0]) * model.tile_s + model.whole_s;
+    return static_cast<double>(group_ends[0]) * model.tile_s + model.whole_s + model.reading_s;
   double finished = 0, messages = 0;
   size_t begin = 0;
   for (const size_t end : group_ends) {
@@ -46,7 +46,7 @@ double predict_s(std::span<const size_t> group_ends, std::span<const double> til
     messages += group;
     begin = end;
   }
-  return finished;
+  return finished + model.reading_s;
 }
 
 std::vector<size_t> best_groups(std::span<const double> tile_bytes_before,

@@ -34,6 +34,7 @@ struct LatencyModel {
   double interference = 0;  // seconds of computing that a second of messages costs, 0 to 1
   LatencyCurve collective;  // measured while the cores compute, messages back to back
   double whole_s = 0;       // all tiles' collective while nothing is computed
+  double reading_s = 0;     // what comes after the last group: the sums are read through the map
 };
 
 // `tile_bytes_before`: (tiles + 1) bytes in the tiles before each position; `group_ends` as in
