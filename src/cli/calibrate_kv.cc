@@ -41,6 +41,17 @@ void print(const text::KvCalibration& c) {
     table.rows.push_back(std::move(row));
   }
   report.tables.push_back(std::move(table));
+  bench::Table smoothing{
+      .name = "smoothing of keys at 4 bit: relative squared error of attention",
+      .columns = {"layer", "alpha", "error", "without", "ratio"},
+      .rows = {}};
+  for (size_t i = 0; i < c.smoothing.size(); ++i) {
+    const text::KvSmoothing& s = c.smoothing[i];
+    smoothing.rows.push_back({bench::cell(static_cast<double>(i), 0), bench::cell(s.alpha, 2),
+                              bench::cell(s.error, 7), bench::cell(s.plain_error, 7),
+                              bench::cell(s.plain_error == 0 ? 1 : s.error / s.plain_error, 2)});
+  }
+  report.tables.push_back(std::move(smoothing));
   for (const size_t bits : {6, 4, 3})
     report.notes.push_back(
         fmt::format("{} bits a value, K/V of each layer: {}", bits,
@@ -63,6 +74,11 @@ void calibrate(Options& options, StopToken stop) {
     result = text::calibrate_kv(loaded.model.model(), tokens, loaded.pool->cores(), stop,
                                 progress.callback());
   }
+  {
+    Progress progress("Smoothing", 0, "layers");
+    result.smoothing = text::search_smoothing(loaded.model.model(), tokens, {},
+                                              loaded.pool->cores(), stop, progress.callback());
+  }
   const auto checkpoint = formats::open_checkpoint(path);
   result.model = loaded.model.name();
   result.model_hash = text::kv_model_hash(*checkpoint);
@@ -77,7 +93,8 @@ void calibrate(Options& options, StopToken stop) {
 void add_calibrate_kv(CLI::App& parent, StopToken stop) {
   auto options = std::make_shared<Options>();
   CLI::App* command = parent.add_subcommand(
-      "kv", "Measure which layers may keep keys and values in fewer bits, and write a .kvq.json");
+      "kv", "Measure which layers may keep keys and values in fewer bits and what evens out their keys, "
+            "and write a .kvq.json");
   command->add_option("text", options->text, "A text like those the model will read and write")
       ->required()
       ->type_name("FILE");

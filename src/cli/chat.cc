@@ -175,6 +175,7 @@ class Chat {
   }
 
   void ask(const std::string& message) {
+    model_.check_files();
     std::optional<Progress> progress;
     progress.emplace("Reading", 0, "tokens");
     const auto print = [&](std::string_view piece) {

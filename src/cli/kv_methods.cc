@@ -71,6 +71,19 @@ void add_allocated(const KvMethodOptions& options, const ModelOptions& model_opt
     method.policy.layer_widths = widths;
     if (mode == KvMode::kProgressive) method.policy.sensitivities = text::sensitivities(c);
   }
+  const auto f = static_cast<uint8_t>(options.bits);
+  for (const auto& [name, transform] :
+       {std::pair{"smooth", kernels::KvTransform::kSmooth},
+        {"smooth hadamard", kernels::KvTransform::kSmoothHadamard}}) {
+    if (kernels::rotates(transform) && !kernels::has_hadamard(c.head_dim)) continue;
+    for (const auto& [way, mode] :
+         {std::pair{"direct", KvMode::kDirect}, {"progressive", KvMode::kProgressive}}) {
+      ReplayMethod& method = all.emplace_back();
+      method.name = fmt::format("{} {} {}", way, options.bits, name);
+      method.policy = {.mode = mode, .widths = {f, f}, .transform = transform};
+      method.policy.smoothing = text::factors(c);
+    }
+  }
 }
 
 }  // namespace
@@ -80,7 +93,7 @@ void add_kv_method_options(CLI::App& command, KvMethodOptions& options) {
       ->capture_default_str()
       ->check(CLI::IsMember({8, 4, 2}));
   command.add_option("--sidecar", options.sidecar,
-                     "Of weft calibrate kv: adds methods with widths allocated by layer");
+                     "Of weft calibrate kv: adds methods with widths allocated by layer, and with smoothed keys");
   command.add_option("--only", options.only, "Of the methods, those with these names")
       ->delimiter(',')
       ->type_name("NAME");

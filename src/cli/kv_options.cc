@@ -32,10 +32,15 @@ void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::pa
   if (bits && !progressive && !pressure && kind != "f16" && kind != "16" && kind != "bf16")
     fail(ErrorKind::kInvalidInput, "--kv {} is one width for all layers; leave it out beside --kv-bits",
          kind);
-  if (!calibration.empty() && !progressive && !pressure && !bits)
+  const bool smooths = transform.starts_with("smooth");
+  if (smooths && calibration.empty())
     fail(ErrorKind::kInvalidInput,
-         "--kv-calibration says which layers are narrowed first under --kv progressive or pressure, or "
-         "shares out --kv-bits, but --kv is {}",
+         "--kv-transform {} takes its factors from --kv-calibration: 'weft calibrate kv' writes that file",
+         transform);
+  if (!calibration.empty() && !progressive && !pressure && !bits && !smooths)
+    fail(ErrorKind::kInvalidInput,
+         "--kv-calibration says which layers are narrowed first under --kv progressive or pressure, "
+         "shares out --kv-bits, or smooths keys, but --kv is {}",
          kind);
   uint8_t both = 16;
   if (progressive || pressure)
@@ -48,11 +53,14 @@ void KvOptions::apply(text::TextModelOptions& options, const std::filesystem::pa
             : kv.widths == text::KvWidths{} ? KvMode::kPlain
                                             : KvMode::kDirect;
   if (transform == "none") kv.transform = kernels::KvTransform::kNone;
+  if (transform == "smooth") kv.transform = kernels::KvTransform::kSmooth;
+  if (transform == "smooth+hadamard") kv.transform = kernels::KvTransform::kSmoothHadamard;
   kv.budget_bytes = budget_bytes;
   kv.max_length = max_length;
   if (calibration.empty()) return;
   const auto measured = text::load_kv_calibration(calibration, *formats::open_checkpoint(model));
   kv.sensitivities = text::sensitivities(measured);
+  if (smooths) kv.smoothing = text::factors(measured);
   if (!bits) return;
   const size_t sides = 2 * measured.layers.size();
   kv.layer_widths = text::allocate_kv(
@@ -91,9 +99,9 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
   command
       .add_option("--kv-transform", options.transform,
                   "What is done to narrow ones first: hadamard (where the heads' size is a power of "
-                  "two) or none")
+                  "two), none, or smooth and smooth+hadamard with --kv-calibration")
       ->capture_default_str()
-      ->check(CLI::IsMember({"hadamard", "none"}))
+      ->check(CLI::IsMember({"hadamard", "none", "smooth", "smooth+hadamard"}))
       ->group(group);
   command
       .add_option("--kv-calibration", options.calibration,

@@ -208,6 +208,7 @@ class Server {
     auto model = std::make_unique<text::TextModel>(
         text::TextModel::load(named.path, how, pool_.cores(), progress));
     tailor(*model, options_.vocab, profiles_, pool_.cores());
+    if (!crew_ && !options_.isolate) model->offer_kv_widths();
     auto isolation = weights != nullptr
                          ? isolate(named.path, how.kv_format, *model, std::move(weights))
                          : nullptr;

@@ -95,7 +95,24 @@ void write_kv(const KvShape& shape, KvFormat format, uint8_t* page, size_t head_
 // What is done to keys, values and queries after RoPE, before they are stored or used, and to what
 // attention gives (kv_transform.h): it changes no result but by rounding, and makes narrow keys and
 // values better ones.
-enum class KvTransform : uint8_t { kNone, kHadamard };
+enum class KvTransform : uint8_t { kNone, kHadamard, kSmooth, kSmoothHadamard };
+
+constexpr bool rotates(KvTransform t) {
+  return t == KvTransform::kHadamard || t == KvTransform::kSmoothHadamard;
+}
+constexpr bool smooths(KvTransform t) {
+  return t == KvTransform::kSmooth || t == KvTransform::kSmoothHadamard;
+}
+
+// The same for one layer of one sequence. Factors (num_kv_heads, head_dim), or null: each pair's
+// product is 1. They come before the rotation.
+struct HeadTransform {
+  bool rotate = false;
+  const float* query_factors = nullptr;
+  const float* key_factors = nullptr;
+
+  bool any() const { return rotate || query_factors != nullptr; }
+};
 
 // What a model needs of a cache, for one forward pass over several sequences.
 class KvStore {
@@ -107,9 +124,13 @@ class KvStore {
   // not race on one sequence). One thread is enough: it is a thousandth of the pass.
   virtual void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
                       const float* k, const float* v, size_t stride) = 0;
+  // The queries of the tokens just appended, (num_tokens, num_heads * head_dim) f32, transformed as
+  // the keys are; for who calibrates.
+  virtual void note_queries(size_t /*layer*/, size_t /*sequence*/, size_t /*num_tokens*/,
+                            const float* /*q*/, size_t /*stride*/) {}
   // Valid until the next append, reserve or release of that sequence.
   virtual KvView view(size_t layer, size_t sequence) const = 0;
-  virtual KvTransform transform() const { return KvTransform::kNone; }
+  virtual HeadTransform transform(size_t /*layer*/, size_t /*sequence*/) const { return {}; }
   // Where a piece that begins at `position` ends at the latest: what is stored of earlier tokens may
   // change there, so that the tokens before it attend first and those from it on are appended then.
   virtual size_t piece_end(size_t /*layer*/, size_t /*sequence*/, size_t /*position*/) const {

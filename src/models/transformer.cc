@@ -18,6 +18,24 @@ namespace {
 using formats::Checkpoint;
 using kernels::Linear;
 
+// What each row's heads are to go through; gives the number of rows.
+size_t find_transforms(std::span<const SequenceInput> batch, size_t layer,
+                       const kernels::KvStore& cache, TransformerWorkspace& w) {
+  w.transforms.clear();
+  w.any_transform = false;
+  size_t num_tokens = 0;
+  for (const SequenceInput& input : batch) {
+    w.transforms.push_back(cache.transform(layer, input.sequence));
+    w.any_transform |= w.transforms.back().any();
+    num_tokens += input.tokens.size();
+  }
+  if (!w.any_transform) return num_tokens;
+  w.input_of_row.clear();
+  for (size_t i = 0; i < batch.size(); ++i)
+    w.input_of_row.insert(w.input_of_row.end(), batch[i].tokens.size(), static_cast<uint32_t>(i));
+  return num_tokens;
+}
+
 const float* data_or_none(const std::vector<float>& values) {
   return values.empty() ? nullptr : values.data();
 }
@@ -365,14 +383,21 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
   if (w.spread != nullptr)
     return w.spread->attend(shape, layer, w.q.data(), w.k.data(), w.v.data(), w.attended.data(),
                             cores);
-  const bool rotated = cache.transform() == kernels::KvTransform::kHadamard;
-  size_t num_tokens = 0;
-  for (const SequenceInput& input : batch) num_tokens += input.tokens.size();
-  if (rotated)
+  const size_t num_tokens = find_transforms(batch, layer, cache, w);
+  if (w.any_transform)
     for_rows(cores, num_tokens, q_size + 2 * kv_size, [&](size_t row) {
-      kernels::hadamard(num_heads(), shape_.head_dim, w.q.data() + row * q_size);
-      kernels::hadamard(kv_heads_.size(), shape_.head_dim, w.k.data() + row * kv_size);
-      kernels::hadamard(kv_heads_.size(), shape_.head_dim, w.v.data() + row * kv_size);
+      const kernels::HeadTransform& t = w.transforms[w.input_of_row[row]];
+      float* const q = w.q.data() + row * q_size;
+      float* const k = w.k.data() + row * kv_size;
+      const size_t d = shape_.head_dim, kv_heads = kv_heads_.size();
+      if (t.query_factors != nullptr) {
+        kernels::multiply_features(num_heads(), num_heads() / kv_heads, d, t.query_factors, q);
+        kernels::multiply_features(kv_heads, 1, d, t.key_factors, k);
+      }
+      if (!t.rotate) return;
+      kernels::hadamard(num_heads(), d, q);
+      kernels::hadamard(kv_heads, d, k);
+      kernels::hadamard(kv_heads, d, w.v.data() + row * kv_size);
     });
   w.attended_tokens.assign(batch.size(), 0);
   while (true) {
@@ -389,6 +414,7 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
       done += count;
       cache.append(layer, input.sequence, position, count, w.k.data() + row * kv_size,
                    w.v.data() + row * kv_size, kv_size);
+      cache.note_queries(layer, input.sequence, count, w.q.data() + row * q_size, q_size);
       w.calls.push_back({.q = w.q.data() + row * q_size,
                          .q_stride = q_size,
                          .out = w.attended.data() + row * q_size,
@@ -400,9 +426,10 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
     if (w.calls.empty()) break;
     kernels::attention(shape, w.calls, w.attention, cores);
   }
-  if (rotated)
+  if (w.any_transform)
     for_rows(cores, num_tokens, q_size, [&](size_t row) {
-      kernels::hadamard(num_heads(), shape_.head_dim, w.attended.data() + row * q_size);
+      if (w.transforms[w.input_of_row[row]].rotate)
+        kernels::hadamard(num_heads(), shape_.head_dim, w.attended.data() + row * q_size);
     });
 }
 

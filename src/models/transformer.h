@@ -74,6 +74,9 @@ struct TransformerWorkspace : Workspace {
   kernels::AttentionScratch attention;
   std::vector<kernels::AttentionCall> calls;  // one for each sequence
   std::vector<size_t> attended_tokens;        // of each sequence's, in this layer
+  std::vector<kernels::HeadTransform> transforms;  // of each sequence, in this layer
+  std::vector<uint32_t> input_of_row;              // which of them a row has
+  bool any_transform = false;
   std::vector<size_t> wanted;                 // rows that logits are made of
 };
 

@@ -197,7 +197,10 @@ class LeadingModel final : public models::LanguageModel {
     const std::scoped_lock lock(mutex_);
     if (lost_) fail(ErrorKind::kPeerLost, "a rank was lost before: start the job again");
     auto* const pages = dynamic_cast<LeadingPages*>(&cache);
-    if (pages == nullptr || cache.transform() != kernels::KvTransform::kNone)
+    const bool transforms = std::any_of(batch.begin(), batch.end(), [&](const SequenceInput& input) {
+      return cache.transform(0, input.sequence).any();
+    });
+    if (pages == nullptr || transforms)
       fail(ErrorKind::kUnsupported, "several ranks need a KV cache of 16 bit throughout");
     for (const SequenceInput& input : batch)
       for (const Token token : input.tokens)  // before anybody begins

@@ -33,7 +33,8 @@ size_t Batch::tokens_spoken_for() const {
   for (const RunningJob& job : jobs_) {
     const size_t left = decoder_->prompt_tokens_left(job.id());
     if (left == 0) continue;
-    const size_t whole = room_for(job), read = decoder_->room_for(job.prompt_size() - left);
+    const size_t whole = room_for(job),
+                 read = decoder_->room_for(job.prompt_size() - left, job.kv());
     tokens += whole - std::min(whole, read);
   }
   return tokens;

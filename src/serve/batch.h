@@ -44,7 +44,9 @@ class Batch {
   // Cache that those in the batch are about to take: the rest of their prompts, and a page each for
   // their answers. Who came in without it would be sent away again by the next step.
   size_t tokens_spoken_for() const;
-  size_t room_for(const RunningJob& job) const { return decoder_->room_for(job.prompt_size()); }
+  size_t room_for(const RunningJob& job) const {
+    return decoder_->room_for(job.prompt_size(), job.kv());
+  }
   // Whether a request with the same prompt is in prefill: what it leaves in the cache is worth the
   // wait (the n choices of one request).
   bool reads_prompt_of(const RunningJob& job) const;

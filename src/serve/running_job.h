@@ -33,6 +33,8 @@ class RunningJob {
   // Tokens to read before the next one can be sampled.
   size_t prompt_size() const { return job_->decode.prompt.size() + answer_.size(); }
 
+  const text::KvPolicy* kv() const { return job_->decode.kv.get(); }  // its own; null: the decoder's
+
   // For Decoder::start: the prompt and the answer so far.
   text::DecodeRequest request() const;
 

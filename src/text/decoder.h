@@ -39,6 +39,9 @@ struct DecodeRequest {
   size_t num_top_logprobs = 0;
   uint64_t prefix_scope = 0;  // prompts reuse what the cache keeps of requests in the same scope
   VocabChoice vocab = {};     // which of the vocabulary's tokens the head computes
+  // Widths of its keys and values instead of the decoder's (kDirect); such a request neither finds nor
+  // leaves prefixes. Null: the decoder's.
+  std::shared_ptr<const KvPolicy> kv = nullptr;
 };
 
 struct DecodedToken {
@@ -89,8 +92,11 @@ class Decoder {
   virtual size_t free_tokens() const = 0;
   // Room that requests here would give up for others, by being kept in fewer bits (KvMode::kPressure).
   virtual size_t reclaimable_tokens() const { return 0; }
-  // What of it a request of `num_tokens` takes: less than as many where the cache is narrower.
-  virtual size_t room_for(size_t num_tokens) const { return num_tokens; }
+  // What of it a request of `num_tokens` takes, with widths of its own (DecodeRequest::kv) or the
+  // decoder's (null): less than as many where the cache is narrower.
+  virtual size_t room_for(size_t num_tokens, const KvPolicy* /*own*/ = nullptr) const {
+    return num_tokens;
+  }
   virtual KvUsage kv_usage() const { return {}; }  // of this decoder's requests
   virtual KvUsage kv_usage(RequestId) const { return {}; }
 };

@@ -43,8 +43,8 @@ class ForeignKvCache final : public kernels::KvStore {
               const float* k, const float* v, size_t stride) override;
   kernels::KvView view(size_t layer, size_t sequence) const override;
   size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
-  kernels::KvTransform transform() const override {
-    return method_.hadamard ? kernels::KvTransform::kHadamard : kernels::KvTransform::kNone;
+  kernels::HeadTransform transform(size_t /*layer*/, size_t /*sequence*/) const override {
+    return {.rotate = method_.hadamard};
   }
 
   size_t bytes(size_t length) const;  // once so many tokens are stored

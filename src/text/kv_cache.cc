@@ -15,7 +15,7 @@ size_t pages_for(size_t tokens) { return tokens / kPageTokens + (tokens % kPageT
 }  // namespace
 
 KvCache::KvCache(std::shared_ptr<KvPool> pool)
-    : pool_(std::move(pool)), options_(pool_->options()), policy_(options_.policy.get()) {}
+    : pool_(std::move(pool)), options_(pool_->options()) {}
 
 KvCache::~KvCache() {
   for (const KvSequence& s : sequences_)
@@ -33,7 +33,8 @@ SequenceId KvCache::unused_slot() {
   return id;
 }
 
-SequenceId KvCache::create() {
+SequenceId KvCache::create(std::shared_ptr<const KvPolicy> policy) {
+  WEFT_ASSERT(policy == options_.policy || policy == nullptr || policy->mode() == KvMode::kDirect);
   const SequenceId id = unused_slot();
   KvSequence& s = sequences_[id];
   s.live = true;
@@ -46,11 +47,12 @@ SequenceId KvCache::create() {
   s.forked = false;
   s.bad_value.reset();
   s.last_use = 0;
+  s.policy = std::move(policy);
   return id;
 }
 
 SequenceId KvCache::fork(SequenceId source, size_t num_tokens) {
-  const SequenceId id = create();
+  const SequenceId id = create(get(source).policy);
   KvSequence& from = get(source);
   KvSequence& s = get(id);
   WEFT_ASSERT(num_tokens <= length(source));
@@ -94,7 +96,7 @@ size_t KvCache::truncate(SequenceId sequence, size_t num_tokens) {
   s.room = 0;
   if (s.narrow) {
     num_tokens = s.narrow->can_keep(num_tokens);
-    s.narrow->truncate(*policy_, num_tokens);
+    s.narrow->truncate(*s.policy, num_tokens);
     keep_pages(s, s.narrow->blocks_in_use());
     s.narrow->drop_blocks(s.blocks.size());
   } else {
@@ -110,7 +112,7 @@ SequenceId KvCache::create_from_prefix(uint64_t scope, std::span<const Token> to
   KvSequence& s = get(id);
   taken_.clear();
   // A kept page is one of 16 bit.
-  if (policy_ != nullptr) tokens = tokens.first(std::min(tokens.size(), policy_->exact_until()));
+  if (s.policy != nullptr) tokens = tokens.first(std::min(tokens.size(), s.policy->exact_until()));
   pool_->find_prefix(scope, tokens, taken_, s.kept);
   grow_page_table(s, taken_.size());
   for (const KvBlock block : taken_) set_page(s, s.blocks.size(), block);
@@ -126,7 +128,7 @@ void KvCache::keep_prefix(SequenceId sequence, uint64_t scope, std::span<const T
   while (s.keeps && s.kept.size() < num_full) {
     const size_t page = s.kept.size();
     // Not what own_all_but() would have to copy next.
-    if (policy_ != nullptr && length(sequence) + page >= policy_->exact_until()) return;
+    if (s.policy != nullptr && length(sequence) + page >= s.policy->exact_until()) return;
     const auto kept = pool_->keep(scope, page == 0 ? s.before : s.kept.back(),
                                   tokens.subspan(page * kPageTokens, kPageTokens), s.blocks[page]);
     s.keeps = kept.has_value();
@@ -137,20 +139,21 @@ void KvCache::keep_prefix(SequenceId sequence, uint64_t scope, std::span<const T
 }
 
 size_t KvCache::max_piece(SequenceId sequence) const {
-  if (policy_ == nullptr) return KvPolicy::kNever;
+  const KvSequence& s = get(sequence);
+  if (s.policy == nullptr) return KvPolicy::kNever;
   const size_t stored = length(sequence);
-  const bool pressed = policy_->mode() == KvMode::kPressure && get(sequence).narrow;
+  const bool pressed = s.policy->mode() == KvMode::kPressure && s.narrow;
   // Under pressure, so that room for one piece is no more than what one cut frees.
   const size_t end = pressed ? (stored / KvPolicy::kCutTokens + 1) * KvPolicy::kCutTokens
-                             : policy_->pass_end(stored);
+                             : s.policy->pass_end(stored);
   return end == KvPolicy::kNever ? end : end - stored;
 }
 
 bool KvCache::reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens) {
   KvSequence& s = get(sequence);
   const size_t stored = length(sequence);
-  if (policy_ == nullptr) return reserve_plain(s, stored, num_tokens, keep_free_tokens);
-  if (policy_->mode() == KvMode::kPressure) {
+  if (s.policy == nullptr) return reserve_plain(s, stored, num_tokens, keep_free_tokens);
+  if (s.policy->mode() == KvMode::kPressure) {
     s.last_use = ++clock_;
     // Which sequence is asked to give depends on what they have given, and on who waited longest.
     while (!reserve_pressed(s, stored, num_tokens, keep_free_tokens))
@@ -158,13 +161,13 @@ bool KvCache::reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_t
     return true;
   }
   WEFT_ASSERT(num_tokens <= max_piece(sequence));
-  if (policy_->max_length() - stored < num_tokens) return false;
-  if (s.narrow || stored >= policy_->exact_until())
+  if (s.policy->max_length() - stored < num_tokens) return false;
+  if (s.narrow || stored >= s.policy->exact_until())
     return reserve_narrow(s, stored, num_tokens, keep_free_tokens);
   if (!reserve_plain(s, stored, num_tokens, keep_free_tokens)) return false;
   // Blocks have to be this sequence's own once pages become narrow. One copy for each token that is
   // left until then does not hold up a step.
-  const size_t end = stored + num_tokens, exact_until = policy_->exact_until();
+  const size_t end = stored + num_tokens, exact_until = s.policy->exact_until();
   return own_all_but(s, exact_until > end ? exact_until - end : 0);
 }
 
@@ -198,12 +201,12 @@ bool KvCache::reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens,
                              size_t keep_free_tokens) {
   if (!s.narrow) {
     if (!own_all_but(s, 0)) return false;
-    s.narrow.emplace(*policy_, options_.num_layers, s.blocks.size(), stored);
+    s.narrow.emplace(*s.policy, options_.num_layers, s.blocks.size(), stored);
     s.kept.clear();
     s.keeps = false;
   }
   if (s.forked && !own_copies(s)) return false;
-  const size_t needed = num_tokens == 0 ? 0 : policy_->blocks(stored, stored + num_tokens);
+  const size_t needed = num_tokens == 0 ? 0 : s.policy->blocks(stored, stored + num_tokens);
   if (needed > s.blocks.size()) {
     taken_.clear();
     if (!pool_->take(needed - s.blocks.size(), pages_for(keep_free_tokens), taken_)) return false;
@@ -221,7 +224,7 @@ bool KvCache::reserve_pressed(KvSequence& s, size_t stored, size_t num_tokens,
   const size_t keep_free = std::max(keep_free_tokens, kPageTokens);
   if (!s.narrow) return reserve_plain(s, stored, num_tokens, keep_free);
   if (s.forked && !own_copies(s)) return false;
-  const size_t in_block = policy_->cells_per_block();
+  const size_t in_block = s.policy->cells_per_block();
   const size_t pages = pages_for(stored + num_tokens) - pages_for(stored);
   // A layer's first narrow page takes a cell more than it leaves.
   const size_t cells = pages * in_block + options_.num_layers;
@@ -240,10 +243,12 @@ bool KvCache::reserve_pressed(KvSequence& s, size_t stored, size_t num_tokens,
 
 // Not one whose blocks another sequence reads too, nor one that is too short for narrow pages.
 bool KvCache::can_relieve(const KvSequence& s) const {
-  if (!s.live || s.forked || s.bad_value || policy_->num_steps() == 0) return false;
+  if (!s.live || s.forked || s.bad_value || s.policy == nullptr ||
+      s.policy->mode() != KvMode::kPressure || s.policy->num_steps() == 0)
+    return false;
   const size_t stored = *std::min_element(s.layer_length.begin(), s.layer_length.end());
   if (stored < 2 * KvPolicy::kCutTokens + KvPolicy::kExactTokens) return false;
-  if (s.narrow) return s.narrow->steps_taken() < policy_->num_steps();
+  if (s.narrow) return s.narrow->steps_taken() < s.policy->num_steps();
   return std::all_of(s.blocks.begin(), s.blocks.end(),
                      [&](KvBlock block) { return pool_->has_one_user(block); });
 }
@@ -270,7 +275,7 @@ bool KvCache::narrow_once(KvSequence& s) {
   const size_t stored = *std::min_element(s.layer_length.begin(), s.layer_length.end());
   if (!s.narrow) {
     if (!own_all_but(s, 0)) return false;
-    s.narrow.emplace(*policy_, options_.num_layers, s.blocks.size(), stored);
+    s.narrow.emplace(*s.policy, options_.num_layers, s.blocks.size(), stored);
     s.kept.clear();
     s.keeps = false;
   }
@@ -281,32 +286,31 @@ bool KvCache::narrow_once(KvSequence& s) {
     s.blocks.push_back(taken_.back());
   }
   std::optional<KvBadValue> bad;
-  const size_t layer = policy_->layer_of_step(s.narrow->steps_taken());
-  s.narrow->take_step(*policy_, place(s, layer), stored, bad);
+  const size_t layer = s.policy->layer_of_step(s.narrow->steps_taken());
+  s.narrow->take_step(*s.policy, place(s, layer), stored, bad);
   if (bad) s.bad_value = bad;
   // What the tokens that have room already will take stays.
-  const size_t in_block = policy_->cells_per_block();
+  const size_t in_block = s.policy->cells_per_block();
   const size_t promised = s.room <= stored ? 0
                                            : (pages_for(s.room) - pages_for(stored)) * in_block +
                                                  options_.num_layers;
   const size_t used = s.blocks.size() * in_block - s.narrow->free_cells();
   const size_t keep = (used + promised + in_block - 1) / in_block;
   if (keep >= s.blocks.size()) return true;
-  s.narrow->compact(*policy_, place(s, 0));
+  s.narrow->compact(*s.policy, place(s, 0));
   keep_pages(s, keep);
   s.narrow->drop_blocks(keep);
   for (size_t l = 0; l < options_.num_layers; ++l)
-    s.narrow->update_pages(*policy_, place(s, l), l);
+    s.narrow->update_pages(*s.policy, place(s, l), l);
   return true;
 }
 
 size_t KvCache::reclaimable_tokens() const {
-  if (policy_ == nullptr || policy_->mode() != KvMode::kPressure) return 0;
   size_t blocks = 0;
   for (const KvSequence& s : sequences_) {
     if (!can_relieve(s)) continue;
     const size_t stored = *std::min_element(s.layer_length.begin(), s.layer_length.end());
-    const size_t least = policy_->peak_blocks(std::max(stored, s.room));
+    const size_t least = s.policy->peak_blocks(std::max(stored, s.room));
     blocks += s.blocks.size() - std::min(least, s.blocks.size());
   }
   return blocks * kPageTokens;
@@ -350,7 +354,7 @@ bool KvCache::own_copies(KvSequence& s) {
     pool_->drop(s.blocks);
     s.blocks.assign(taken_.begin(), taken_.end());
     for (size_t layer = 0; layer < options_.num_layers; ++layer)
-      s.narrow->update_pages(*policy_, place(s, layer), layer);
+      s.narrow->update_pages(*s.policy, place(s, layer), layer);
   }
   s.forked = false;
   return true;
@@ -407,9 +411,9 @@ void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_
               first_position + num_tokens <= s.room);
   if (s.narrow && num_tokens != 0) {
     const NarrowPages::Place at = place(s, layer);
-    const auto bad = s.narrow->advance(*policy_, at, layer, first_position);
+    const auto bad = s.narrow->advance(*s.policy, at, layer, first_position);
     if (!s.bad_value) s.bad_value = bad;
-    s.narrow->grow(*policy_, at, layer, first_position + num_tokens);
+    s.narrow->grow(*s.policy, at, layer, first_position + num_tokens);
   }
   for (size_t done = 0; done < num_tokens;) {
     const size_t position = first_position + done, in_page = position % kPageTokens;
@@ -457,7 +461,8 @@ std::vector<parallel::BlockCopy> KvCache::take_copies() {
 }
 
 size_t KvCache::piece_end(size_t layer, size_t sequence, size_t position) const {
-  return get(sequence).narrow ? policy_->next_cut(layer, position) : KvPolicy::kNever;
+  const KvSequence& s = get(sequence);
+  return s.narrow ? s.policy->next_cut(layer, position) : KvPolicy::kNever;
 }
 
 KvUsage KvCache::usage(SequenceId sequence) const {
@@ -466,7 +471,7 @@ KvUsage KvCache::usage(SequenceId sequence) const {
   KvUsage usage;
   usage.block_bytes = s.blocks.size() * options_.num_layers * shape.page_bytes(options_.format);
   if (s.narrow)
-    s.narrow->add_usage(*policy_, shape, usage);
+    s.narrow->add_usage(*s.policy, shape, usage);
   else
     usage.code_bytes[0] =
         pages_for(length(sequence)) * options_.num_layers * shape.page_bytes(options_.format);
@@ -482,13 +487,13 @@ KvUsage KvCache::usage() const {
 
 KvWidths KvCache::widths(size_t layer, SequenceId sequence) const {
   const KvSequence& s = get(sequence);
-  return s.narrow ? s.narrow->widths(*policy_, layer) : KvWidths{};
+  return s.narrow ? s.narrow->widths(*s.policy, layer) : KvWidths{};
 }
 
 std::string KvCache::audit() const {
   for (const KvSequence& s : sequences_) {
     if (!s.live || !s.narrow) continue;
-    if (std::string wrong = s.narrow->audit(*policy_, s.blocks.size()); !wrong.empty())
+    if (std::string wrong = s.narrow->audit(*s.policy, s.blocks.size()); !wrong.empty())
       return wrong;
   }
   return {};

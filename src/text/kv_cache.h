@@ -44,6 +44,7 @@ struct KvSequence {
   bool forked = false;  // its narrow blocks may be another's too
   std::optional<KvBadValue> bad_value;
   uint64_t last_use = 0;  // a count of reserve() calls
+  std::shared_ptr<const KvPolicy> policy;  // the pool's or its own; null: 16 bit
 };
 
 class KvCache final : public parallel::LeadingPages {
@@ -54,7 +55,9 @@ class KvCache final : public parallel::LeadingPages {
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
-  SequenceId create();
+  SequenceId create() { return create(options_.policy); }
+  // With widths of its own, and none to give under pressure: kDirect's.
+  SequenceId create(std::shared_ptr<const KvPolicy> policy);
   // A sequence that begins with the first `num_tokens` (<= length) of `source`. It shares all their
   // pages and takes none; whoever first reserves room in a shared last page gets a copy of it. With
   // narrow pages: a copy of all of them, and as truncate() it may begin with less.
@@ -110,8 +113,9 @@ class KvCache final : public parallel::LeadingPages {
   void append(size_t layer, size_t sequence, size_t first_position, size_t num_tokens,
               const float* k, const float* v, size_t stride) override;
   kernels::KvView view(size_t layer, size_t sequence) const override;
-  kernels::KvTransform transform() const override {
-    return policy_ == nullptr ? kernels::KvTransform::kNone : policy_->transform();
+  kernels::HeadTransform transform(size_t layer, size_t sequence) const override {
+    const KvPolicy* const policy = get(sequence).policy.get();
+    return policy == nullptr ? kernels::HeadTransform{} : policy->head_transform(layer);
   }
   size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
 
@@ -143,7 +147,6 @@ class KvCache final : public parallel::LeadingPages {
 
   std::shared_ptr<KvPool> pool_;
   const KvCacheOptions& options_;  // the pool's
-  const KvPolicy* policy_;         // the pool's; null: 16 bit
   std::vector<KvSequence> sequences_;
   std::vector<SequenceId> unused_;  // slots of sequences_ to use again
   std::vector<KvBlock> taken_;      // of one reserve()

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -16,7 +17,7 @@ using nlohmann::ordered_json;
 
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;  // 2: with smoothing
 constexpr std::array<uint8_t, 3> kNarrow = {8, 4, 2};
 constexpr size_t kMaxLayers = 4096;
 constexpr size_t kMethodsAtATime = 16;  // caches in memory
@@ -155,9 +156,21 @@ std::vector<KvPolicyOptions::Sensitivity> sensitivities(const KvCalibration& cal
   return out;
 }
 
+std::vector<std::vector<float>> factors(const KvCalibration& calibration) {
+  std::vector<std::vector<float>> out;
+  for (const KvSmoothing& layer : calibration.smoothing) out.push_back(layer.factors);
+  return out;
+}
+
 void save_kv_calibration(const KvCalibration& c, const std::filesystem::path& path) {
   ordered_json layers = ordered_json::array();
   for (const KvSensitivity& s : c.layers) layers.push_back({{"k", s.k}, {"v", s.v}});
+  ordered_json smoothing = ordered_json::array();
+  for (const KvSmoothing& s : c.smoothing)
+    smoothing.push_back({{"alpha", s.alpha},
+                         {"error", s.error},
+                         {"plain_error", s.plain_error},
+                         {"factors", s.factors}});
   const ordered_json json = {{"schema", kSchema},
                              {"model", c.model},
                              {"model_hash", fmt::format("{:016x}", c.model_hash)},
@@ -168,7 +181,8 @@ void save_kv_calibration(const KvCalibration& c, const std::filesystem::path& pa
                              {"text_hash", fmt::format("{:016x}", c.text_hash)},
                              {"text_tokens", c.text_tokens},
                              {"widths", {8, 4, 2}},
-                             {"sensitivities", layers}};
+                             {"sensitivities", layers},
+                             {"smoothing", smoothing}};
   AtomicFile file(path);
   file.write(json.dump(2) + "\n");
   file.commit();
@@ -228,6 +242,35 @@ KvCalibration parse_kv_calibration(std::string_view text, const std::string& nam
       if (!good)
         wrong(fmt::format("'sensitivities' of layer {}, '{}': {}, expected three numbers from 0 on",
                           i, key, values.dump()));
+    }
+  }
+  const ordered_json& smoothing = field(json, "smoothing");
+  if (!smoothing.is_array() || smoothing.size() != num_layers)
+    wrong(fmt::format("'smoothing' has {} entries, 'num_layers' is {}",
+                      smoothing.is_array() ? smoothing.size() : 0, num_layers));
+  for (size_t i = 0; i < num_layers; ++i) {
+    KvSmoothing& s = c.smoothing.emplace_back();
+    for (const auto& [key, to, most] : {std::tuple{"alpha", &s.alpha, 1.0},
+                                        {"error", &s.error, 1e300},
+                                        {"plain_error", &s.plain_error, 1e300}}) {
+      const ordered_json& value = field(smoothing[i], key);
+      if (!value.is_number() || !(value.get<double>() >= 0 && value.get<double>() <= most))
+        wrong(fmt::format("'smoothing' of layer {}, '{}': {}, expected a number from 0 on", i, key,
+                          value.dump()));
+      *to = value.get<double>();
+    }
+    const ordered_json& factors = field(smoothing[i], "factors");
+    const size_t wanted = c.num_kv_heads * c.head_dim;
+    if (!factors.is_array() || factors.size() != wanted)
+      wrong(fmt::format("'smoothing' of layer {}: {} factors, expected {}", i,
+                        factors.is_array() ? factors.size() : 0, wanted));
+    for (const ordered_json& factor : factors) {
+      const bool good = factor.is_number() && factor.get<float>() > 0 &&
+                        std::isfinite(factor.get<float>());
+      if (!good)
+        wrong(fmt::format("'smoothing' of layer {}: a factor of {}, expected a number above 0", i,
+                          factor.dump()));
+      s.factors.push_back(factor.get<float>());
     }
   }
   return c;

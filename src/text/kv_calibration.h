@@ -21,6 +21,7 @@
 #include "formats/checkpoint.h"
 #include "models/language_model.h"
 #include "text/kv_replay.h"
+#include "text/kv_smoothing.h"
 
 namespace weft::text {
 
@@ -36,13 +37,14 @@ struct KvCalibration {
   uint64_t text_hash = 0;
   size_t text_tokens = 0;
   std::vector<KvSensitivity> layers;
+  std::vector<KvSmoothing> smoothing;  // of each layer
 };
 
 // Of the configuration and the first layer's key weights: enough to tell a fine-tune from its base.
 uint64_t kv_model_hash(const formats::Checkpoint& checkpoint);
 uint64_t kv_text_hash(std::string_view text);
 
-// Fills `layers` and `text_tokens`. `tokens`: 258 at least, for the first 256 positions see only
+// Fills `layers` and `text_tokens`; search_smoothing() gives the rest. `tokens`: 258 at least, for the first 256 positions see only
 // exact keys. kInvalidInput as replay_kv().
 KvCalibration calibrate_kv(const models::LanguageModel& model,
                            std::span<const models::Token> tokens, const CoreSet& cores,
@@ -54,8 +56,9 @@ KvCalibration calibrate_kv(const models::LanguageModel& model,
 std::vector<KvWidths> allocate_kv(std::span<const KvSensitivity> layers, size_t total_bits,
                                       size_t least);
 
-// As KvPolicyOptions take them.
+// As KvPolicyOptions take them: sensitivities, and smoothing factors.
 std::vector<KvPolicyOptions::Sensitivity> sensitivities(const KvCalibration& calibration);
+std::vector<std::vector<float>> factors(const KvCalibration& calibration);
 
 // The file. Loading names the file, the field, what it holds and what is needed: kInvalidInput for
 // anything but what save_kv_calibration() writes for this model, kNotFound.

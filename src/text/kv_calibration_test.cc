@@ -117,6 +117,12 @@ KvCalibration example(const formats::Checkpoint& checkpoint) {
   c.text_hash = kv_text_hash("a text");
   c.text_tokens = 1024;
   c.layers = random_layers(config.num_layers, 1);
+  const size_t features = config.num_kv_heads * config.head_dim;
+  for (size_t i = 0; i < config.num_layers; ++i)
+    c.smoothing.push_back({.alpha = 0.25,
+                           .error = 0.125,
+                           .plain_error = 0.5,
+                           .factors = std::vector<float>(features, 0.3f + static_cast<float>(i))});
   return c;
 }
 
@@ -133,7 +139,11 @@ TEST(kv_calibration, a_file_comes_back) {
   for (size_t i = 0; i < c.layers.size(); ++i) {
     EXPECT_EQ(back.layers[i].k, c.layers[i].k);
     EXPECT_EQ(back.layers[i].v, c.layers[i].v);
+    EXPECT_EQ(back.smoothing[i].alpha, c.smoothing[i].alpha);
+    EXPECT_EQ(back.smoothing[i].error, c.smoothing[i].error);
+    EXPECT_EQ(back.smoothing[i].plain_error, c.smoothing[i].plain_error);
   }
+  EXPECT_EQ(factors(back), factors(c));
   EXPECT_THROW(load_kv_calibration(folder / "none.kvq.json", *checkpoint), Error);
   // Another model of this size.
   const auto other = formats::open_checkpoint(WEFT_SOURCE_DIR "/tests/data/parity/mistral");
@@ -161,7 +171,7 @@ TEST(kv_calibration, bad_files_are_named) {
     std::function<void(ordered_json&)> spoil;
   };
   const Case cases[] = {
-      {"schema", [](auto& j) { j["schema"] = 2; }},
+      {"schema", [](auto& j) { j["schema"] = 1; }},
       {"schema", [](auto& j) { j.erase("schema"); }},
       {"model", [](auto& j) { j["model"] = 7; }},
       {"model_hash", [](auto& j) { j["model_hash"] = "xyz"; }},
@@ -179,6 +189,15 @@ TEST(kv_calibration, bad_files_are_named) {
        }},
       {"'v'", [](auto& j) { j["sensitivities"][0]["v"][1] = -0.5; }},
       {"'k'", [](auto& j) { j["sensitivities"][0]["k"][2] = nullptr; }},
+      {"smoothing", [](auto& j) { j.erase("smoothing"); }},
+      {"smoothing", [](auto& j) { j["smoothing"].erase(0); }},
+      {"alpha", [](auto& j) { j["smoothing"][0]["alpha"] = 1.5; }},
+      {"plain_error", [](auto& j) { j["smoothing"][0].erase("plain_error"); }},
+      {"factors", [](auto& j) { j["smoothing"][0]["factors"].erase(0); }},
+      {"factor of 0", [](auto& j) { j["smoothing"][0]["factors"][1] = 0; }},
+      {"factor of -1", [](auto& j) { j["smoothing"][0]["factors"][1] = -1; }},
+      {"factor of null", [](auto& j) { j["smoothing"][0]["factors"][1] = nullptr; }},
+      {"factor of 1e+300", [](auto& j) { j["smoothing"][0]["factors"][1] = 1e300; }},
       {"group", [](auto& j) { j["group"] = "64"; }},
       {"head_dim", [](auto& j) { j["head_dim"] = 100000; }},
   };

@@ -1,6 +1,7 @@
 #include "text/kv_policy.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
@@ -35,11 +36,12 @@ KvPolicy::KvPolicy(const KvPolicyOptions& options, size_t num_layers,
   using kernels::KvTransform;
   const bool can_rotate = kernels::has_hadamard(shape.head_dim);
   transform_ = options.transform.value_or(can_rotate ? KvTransform::kHadamard : KvTransform::kNone);
-  if (transform_ == KvTransform::kHadamard && !can_rotate)
+  if (kernels::rotates(transform_) && !can_rotate)
     fail(ErrorKind::kUnsupported,
          "KV cache: a Hadamard transform needs heads of 2, 4, 8 ... values, but this model's have {}. "
          "Take --kv-transform none.",
          shape.head_dim);
+  if (kernels::smooths(transform_)) make_factors(shape, num_layers);
   // Multiples of 8, where attention's tiles of tokens begin.
   for (size_t layer = 0; layer < num_layers; ++layer)
     phase_.push_back(layer * (kCut / 8) / num_layers * 8);
@@ -49,6 +51,40 @@ KvPolicy::KvPolicy(const KvPolicyOptions& options, size_t num_layers,
     exact_until_ = order_.empty() ? kNever : 0;
   if (options.mode == KvMode::kProgressive) make_schedule();
   if (options.mode == KvMode::kPressure && options.budget_bytes != 0) limit_length();
+}
+
+void KvPolicy::make_factors(const kernels::KvShape& shape, size_t num_layers) {
+  if (options_.smoothing.empty())
+    fail(ErrorKind::kInvalidInput,
+         "KV cache: a transform that smooths needs factors: --kv-calibration FILE, which 'weft calibrate "
+         "kv' writes");
+  if (options_.smoothing.size() != num_layers)
+    fail(ErrorKind::kInvalidInput,
+         "KV cache: smoothing factors of {} layers were given, but the model has {}. They were made for "
+         "another model.",
+         options_.smoothing.size(), num_layers);
+  for (size_t layer = 0; layer < num_layers; ++layer) {
+    const std::vector<float>& factors = options_.smoothing[layer];
+    const size_t wanted = shape.num_kv_heads * shape.head_dim;
+    if (factors.size() != wanted)
+      fail(ErrorKind::kInvalidInput, "KV cache: layer {} has {} smoothing factors, expected {}", layer,
+           factors.size(), wanted);
+    std::vector<float>& inverse = key_factors_.emplace_back();
+    for (const float factor : factors) {
+      if (!(factor > 0) || !std::isfinite(factor))
+        fail(ErrorKind::kInvalidInput, "KV cache: layer {} has a smoothing factor of {}", layer, factor);
+      inverse.push_back(1 / factor);
+    }
+  }
+  query_factors_ = options_.smoothing;
+}
+
+kernels::HeadTransform KvPolicy::head_transform(size_t layer) const {
+  kernels::HeadTransform t{.rotate = kernels::rotates(transform_)};
+  if (query_factors_.empty()) return t;
+  t.query_factors = query_factors_[layer].data();
+  t.key_factors = key_factors_[layer].data();
+  return t;
 }
 
 // kPressure: to what all of the budget holds for one sequence alone.

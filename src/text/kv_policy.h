@@ -56,6 +56,9 @@ struct KvPolicyOptions {
   size_t max_length = 0;  // tokens, where there is a budget: the longest sequence that is wanted
   // None given: Hadamard, where head_dim is a power of two.
   std::optional<kernels::KvTransform> transform = std::nullopt;
+  // For transforms that smooth (eq. 9): what keys are divided by and queries multiplied by, for each
+  // layer (num_kv_heads, head_dim).
+  std::vector<std::vector<float>> smoothing = {};
 };
 
 class KvPolicy {
@@ -65,13 +68,15 @@ class KvPolicy {
   static constexpr size_t kNever = std::numeric_limits<size_t>::max();
 
   // kInvalidInput: widths other than 16, 8, 4, 2; layer_widths or sensitivities of another number of
-  // layers; a budget or length of 0, or a budget too small for sink, newest tokens and one page.
-  // kUnsupported: a Hadamard transform of heads whose size is no power of two.
+  // layers; a budget or length of 0, or a budget too small for sink, newest tokens and one page;
+  // smoothing factors that are missing, too few or not positive. kUnsupported: a Hadamard transform of
+  // heads whose size is no power of two.
   KvPolicy(const KvPolicyOptions& options, size_t num_layers, const kernels::KvShape& shape);
 
   const KvPolicyOptions& options() const { return options_; }
   KvMode mode() const { return options_.mode; }
   kernels::KvTransform transform() const { return transform_; }
+  kernels::HeadTransform head_transform(size_t layer) const;
 
   // The longest sequence that can be stored; kNever where only the pool limits it.
   size_t max_length() const { return max_length_; }
@@ -114,11 +119,13 @@ class KvPolicy {
   void limit_length();
   size_t cells(size_t layer, size_t cut, size_t steps, size_t length) const;
   enum class Narrowing : uint8_t { kAsScheduled, kMayBegin };
+  void make_factors(const kernels::KvShape& shape, size_t num_layers);
   size_t peak_cells(size_t from, size_t to, Narrowing narrowing = Narrowing::kAsScheduled) const;
   double step_cost(size_t layer, size_t tier) const;
 
   KvPolicyOptions options_;
   kernels::KvTransform transform_ = kernels::KvTransform::kNone;
+  std::vector<std::vector<float>> query_factors_, key_factors_;  // by layer, or none
   size_t block_bytes_ = 0;
   size_t meta_pages_per_cell_ = 1;
   std::vector<size_t> phase_;                   // per layer: its first cut

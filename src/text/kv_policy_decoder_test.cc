@@ -265,6 +265,88 @@ TEST(kv_policy, an_answer_that_the_budget_cannot_hold_is_refused) {
   whole.make_decoder(CoreSet())->start(0, request);
 }
 
+// ---- widths of a request's own
+
+std::shared_ptr<const KvPolicy> own_widths(const TextModel& model, uint8_t k, uint8_t v) {
+  return std::make_shared<const KvPolicy>(direct(k, v), model.model().config().num_layers,
+                                          model.model().kv_shape());
+}
+
+TEST(kv_policy, a_requests_own_widths_are_those_of_a_decoder_that_has_them) {
+  const std::vector<DecodeRequest> all = requests();
+  const TextModel plain = load(), at8 = load(direct(8, 8)), at2 = load(direct(2, 2));
+  const Answers exact = run(plain, all, 512), in8 = run(at8, all, 512), in2 = run(at2, all, 512);
+  ASSERT_NE(in2, exact);
+  // Side by side in one batch: 16, 8, 2, 16 bit, and the answers are those of each alone.
+  std::vector<DecodeRequest> mixed = all;
+  mixed[1].kv = own_widths(plain, 8, 8);
+  mixed[2].kv = own_widths(plain, 2, 2);
+  for (const bool keep_prefixes : {false, true}) {
+    const Answers got = run(plain, mixed, 100, keep_prefixes);
+    EXPECT_EQ(got.at(0), exact.at(0));
+    EXPECT_EQ(got.at(1), in8.at(1));
+    EXPECT_EQ(got.at(2), in2.at(2));
+    EXPECT_EQ(got.at(3), exact.at(3));
+  }
+  // Over a decoder that is narrow itself.
+  mixed = all;
+  mixed[2].kv = own_widths(at8, 2, 2);
+  const Answers got = run(at8, mixed, 100);
+  EXPECT_EQ(got.at(0), in8.at(0));
+  EXPECT_EQ(got.at(2), in2.at(2));
+}
+
+// The same prompt three times: those with widths of their own neither take nor leave pages, which other
+// widths would spoil.
+TEST(kv_policy, own_widths_leave_kept_prefixes_alone) {
+  const TextModel model = load();
+  const auto decoder = model.make_decoder(CoreSet(), {.capacity_tokens = 3 * kContext});
+  DecodeRequest request = requests()[2];
+  const auto answer = [&](const DecodeRequest& r) { return run_all(*decoder, {r}, 512).at(0); };
+  DecodeRequest narrow = request;
+  narrow.kv = own_widths(model, 2, 2);
+  const std::vector<Token> first_narrow = answer(narrow), exact = answer(request);
+  EXPECT_EQ(answer(narrow), first_narrow);
+  EXPECT_EQ(answer(request), exact);
+  EXPECT_EQ(exact, run(model, {request}, 512).at(0));
+  decoder->start(7, narrow);
+  EXPECT_EQ(decoder->reused_prompt_tokens(7), 0u);
+  decoder->start(8, request);
+  EXPECT_GT(decoder->reused_prompt_tokens(8), 0u);
+  EXPECT_LT(decoder->room_for(480, narrow.kv.get()), decoder->room_for(480, nullptr));
+}
+
+TEST(kv_policy, a_model_offers_what_it_has_room_for) {
+  TextModel model = load();
+  const auto refused = [&](std::optional<size_t> k, std::optional<size_t> v) {
+    try {
+      model.choose_kv(k, v);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kInvalidInput);
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(model.choose_kv({}, {}), nullptr);
+  EXPECT_NE(refused(8, 8).find("as this server was started"), std::string::npos);
+  model.offer_kv_widths();
+  EXPECT_EQ(model.choose_kv(16, 16), nullptr);
+  EXPECT_EQ(model.choose_kv(8, 4)->options().widths, (KvWidths{8, 4}));
+  EXPECT_EQ(model.choose_kv({}, 4)->options().widths, (KvWidths{16, 4}));
+  EXPECT_NE(refused(3, 8).find("3 bits"), std::string::npos);
+  model = load(direct(8, 4));
+  model.offer_kv_widths();
+  EXPECT_EQ(model.choose_kv(8, {}), nullptr);
+  EXPECT_EQ(model.choose_kv(2, 4)->options().widths, (KvWidths{2, 4}));
+  EXPECT_NE(refused(16, 4).find("8 and 4 at most"), std::string::npos);
+  EXPECT_NE(refused(8, 8).find("8 and 4 at most"), std::string::npos);
+  for (const KvPolicyOptions& kv : {progressive(14), pressure(40)}) {
+    model = load(kv);
+    model.offer_kv_widths();
+    EXPECT_NE(refused(4, 4), "");
+  }
+}
+
 std::string message(const KvPolicyOptions& kv) {
   try {
     load(kv);

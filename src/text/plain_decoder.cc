@@ -117,9 +117,9 @@ class BatchDecoder final : public PlainDecoder {
   }
   size_t context_length() const override { return context_length_; }
   size_t free_tokens() const override { return cache_.free_tokens(); }
-  size_t room_for(size_t num_tokens) const override {
-    return policy_ == nullptr ? num_tokens
-                              : policy_->peak_blocks(num_tokens) * kernels::kPageTokens;
+  size_t room_for(size_t num_tokens, const KvPolicy* own) const override {
+    const KvPolicy* const policy = own != nullptr ? own : policy_;
+    return policy == nullptr ? num_tokens : policy->peak_blocks(num_tokens) * kernels::kPageTokens;
   }
   size_t reclaimable_tokens() const override { return cache_.reclaimable_tokens(); }
   KvUsage kv_usage() const override { return cache_.usage(); }
@@ -212,9 +212,10 @@ void BatchDecoder::start(RequestId id, DecodeRequest request) {
   const size_t num_prompt = request.prompt.size();
   // All but its last token at most: that one makes the first logits.
   const auto usable = std::span<const Token>(request.prompt).first(num_prompt - 1);
-  const SequenceId sequence = keep_prefixes_
-                                  ? cache_.create_from_prefix(request.prefix_scope, usable)
-                                  : cache_.create();
+  const SequenceId sequence =
+      request.kv != nullptr ? cache_.create(request.kv)
+      : keep_prefixes_      ? cache_.create_from_prefix(request.prefix_scope, usable)
+                            : cache_.create();
   const size_t reused = cache_.length(sequence);
   // A step appends its token without growing anything.
   request.prompt.reserve(num_prompt + std::min(request.max_tokens, context_length_ - num_prompt));

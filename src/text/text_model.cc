@@ -83,6 +83,7 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
                           const CoreSet& cores, const ProgressFn& progress) {
   TextModel out;
   out.options_ = options;
+  out.files_ = FileStamps(path);
   out.checkpoint_ = formats::open_checkpoint(path);
   const Checkpoint& checkpoint = *out.checkpoint_;
   out.asked_context_ = out.context_ = choose_context(checkpoint, options.context);
@@ -144,6 +145,47 @@ void TextModel::make_plan() {
            .head_bytes = model.head_bytes,
            .context_length = context_,
            .kv = policy_ ? policy_->describe() : "16 bit"};
+}
+
+void TextModel::offer_kv_widths() {
+  const KvMode mode = options_.kv.mode;
+  if ((mode != KvMode::kPlain && mode != KvMode::kDirect) || !options_.kv.layer_widths.empty()) return;
+  // A short sequence of narrow pages takes a block more than one of 16 bit.
+  if (asked_context_ < 4 * KvPolicy::kCutTokens) return;
+  const KvWidths own = policy_ ? policy_->options().widths : KvWidths{};
+  for (const uint8_t k : {16, 8, 4, 2}) {
+    for (const uint8_t v : {16, 8, 4, 2}) {
+      KvPolicyOptions options = options_.kv;
+      options.mode = KvMode::kDirect;
+      options.widths = {k, v};
+      if (k > own.k || v > own.v || options.widths == own) continue;
+      offered_kv_.push_back(std::make_shared<const KvPolicy>(
+          options, model_->config().num_layers, model_->kv_shape()));
+    }
+  }
+}
+
+std::shared_ptr<const KvPolicy> TextModel::choose_kv(std::optional<size_t> k,
+                                                     std::optional<size_t> v) const {
+  if (!k && !v) return nullptr;
+  if (offered_kv_.empty())
+    fail(ErrorKind::kInvalidInput,
+         "keys and values are kept as this server was started ({}); widths that requests choose need "
+         "--kv f16, 8 or 4, no --isolate, one process and a context of {} tokens",
+         plan_.kv, 4 * KvPolicy::kCutTokens);
+  const KvWidths own = policy_ ? policy_->options().widths : KvWidths{};
+  for (const size_t bits : {k.value_or(own.k), v.value_or(own.v)})
+    if (bits != 16 && bits != 8 && bits != 4 && bits != 2)
+      fail(ErrorKind::kInvalidInput, "a width of {} bits; 16, 8, 4 and 2 are possible", bits);
+  const KvWidths wanted{static_cast<uint8_t>(k.value_or(own.k)),
+                        static_cast<uint8_t>(v.value_or(own.v))};
+  if (wanted == own) return nullptr;
+  if (wanted.k > own.k || wanted.v > own.v)
+    fail(ErrorKind::kInvalidInput,
+         "K {} bit, V {} bit were asked for; this server keeps them in {} and {} at most", wanted.k,
+         wanted.v, own.k, own.v);
+  return *std::find_if(offered_kv_.begin(), offered_kv_.end(),
+                       [&](const auto& policy) { return policy->options().widths == wanted; });
 }
 
 void TextModel::add_vocab_head(const VocabProfile* profile, const CoreSet& cores) {

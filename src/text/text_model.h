@@ -22,6 +22,7 @@
 #include "parallel/crew.h"
 #include "text/decoder.h"
 #include "text/expert_stream/expert_memory.h"
+#include "text/file_stamp.h"
 #include "text/grammar/filter_cache.h"
 
 namespace weft::text {
@@ -67,6 +68,7 @@ class TextModel {
                         const CoreSet& cores, const ProgressFn& progress = {});
 
   const std::string& name() const { return checkpoint_->name(); }
+  void check_files() const { files_.check(); }  // kIo: written to since they were loaded
   const models::LanguageModel& model() const { return *model_; }
   std::shared_ptr<const models::LanguageModel> shared_model() const { return model_; }
   const formats::Tokenizer& tokenizer() const { return *tokenizer_; }
@@ -80,6 +82,13 @@ class TextModel {
   const ExpertStream* experts() const { return experts_; }  // null: none are streamed
   const std::shared_ptr<const KvPolicy>& kv_policy() const { return policy_; }  // null: plain
   kernels::KvFormat kv_format() const { return options_.kv_format; }
+  // Lets requests have keys and values in fewer bits than the model's own (DecodeRequest::kv). Before
+  // the model is shared, and where it is this process that computes. Without effect where memory decides
+  // about widths, or they differ by layer.
+  void offer_kv_widths();
+  // Of a request that asks for such widths of its keys or values; null: the model's own.
+  // kInvalidInput: they are not offered, not 16, 8, 4 or 2, or more than the model's.
+  std::shared_ptr<const KvPolicy> choose_kv(std::optional<size_t> k, std::optional<size_t> v) const;
   // Of the KV cache, in tokens of 16 bit, for one request with a full context; under KvMode::kPressure
   // with a budget, for all requests.
   size_t kv_room() const { return kv_room_; }
@@ -124,6 +133,7 @@ class TextModel {
   TextModel() = default;
   void make_plan();
 
+  FileStamps files_;
   std::shared_ptr<const formats::Checkpoint> checkpoint_;
   std::unique_ptr<formats::Tokenizer> tokenizer_;
   std::unique_ptr<grammar::FilterCache> filters_;
@@ -137,6 +147,7 @@ class TextModel {
   TextModelOptions options_;
   size_t asked_context_ = 0, context_ = 0;
   std::shared_ptr<const KvPolicy> policy_;
+  std::vector<std::shared_ptr<const KvPolicy>> offered_kv_;  // what requests may choose
   size_t kv_room_ = 0;
   TextMemoryPlan plan_;
 };

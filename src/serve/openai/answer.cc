@@ -6,6 +6,11 @@ namespace weft::serve::openai {
 
 Answer::Answer(ServedModel& model, AnswerRequest request)
     : model_(model), request_(std::move(request)), queue_(std::make_shared<AnswerQueue>()) {
+  try {
+    model.model().check_files();
+  } catch (const Error& error) {
+    throw to_api_error(error);
+  }
   if (const text::ExpertStream* const stream = model.model().experts())
     experts_before_ = stream->counters();
   const formats::Tokenizer& tokenizer = model.model().tokenizer();
@@ -39,7 +44,8 @@ Answer::Answer(ServedModel& model, AnswerRequest request)
                      .want_logprobs = request_.want_logprobs,
                      .num_top_logprobs = request_.num_top_logprobs,
                      .prefix_scope = request_.prefix_scope,
-                     .vocab = request_.vocab};
+                     .vocab = request_.vocab,
+                     .kv = request_.kv};
       job->stop_at_end = request_.stop_at_end;
       job->prompt_tokens = prompt.size();
       job->answers = queue_;
@@ -153,8 +159,9 @@ std::optional<VocabUsage> Answer::vocab_usage() const {
 }
 
 std::optional<KvUsage> Answer::kv_usage() const {
-  if (model_.model().kv_policy() == nullptr) return std::nullopt;
-  KvUsage usage{.policy = model_.model().memory_plan().kv};
+  if (model_.model().kv_policy() == nullptr && request_.kv == nullptr) return std::nullopt;
+  KvUsage usage{.policy = request_.kv != nullptr ? request_.kv->describe()
+                                                 : model_.model().memory_plan().kv};
   for (const Choice& choice : choices_) {
     for (size_t i = 0; i < usage.code_bytes.size(); ++i)
       usage.code_bytes[i] += choice.job->kv_code_bytes[i].load();

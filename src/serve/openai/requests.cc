@@ -103,6 +103,25 @@ text::VocabChoice parse_vocab(const Fields& fields, const text::TextModel& model
   }
 }
 
+// 8 or "8".
+std::optional<size_t> parse_width(const Fields& fields, const char* name) {
+  const Json* const value = fields.find(name);
+  if (value == nullptr) return std::nullopt;
+  for (const size_t bits : {16, 8, 4, 2})
+    if (*value == bits || *value == std::to_string(bits)) return bits;
+  bad_field(name, "is {}; known are 16, 8, 4 and 2 (bits)", value->dump());
+}
+
+std::shared_ptr<const text::KvPolicy> parse_kv(const Fields& fields, const text::TextModel& model) {
+  const auto both = parse_width(fields, "kv");
+  const auto k = parse_width(fields, "kv_k"), v = parse_width(fields, "kv_v");
+  try {
+    return model.choose_kv(k ? k : both, v ? v : both);
+  } catch (const Error& error) {
+    throw ApiError(400, error.what(), both ? "kv" : k ? "kv_k" : "kv_v");
+  }
+}
+
 // What both kinds of completion share.
 AnswerRequest parse_common(const Fields& fields, const text::TextModel& model,
                            const RequestDefaults& defaults) {
@@ -114,6 +133,7 @@ AnswerRequest parse_common(const Fields& fields, const text::TextModel& model,
   request.stop_at_end = !fields.boolean("ignore_eos").value_or(false);
   request.stream = fields.boolean("stream").value_or(false);
   request.vocab = parse_vocab(fields, model);
+  request.kv = parse_kv(fields, model);
   if (const Json* const options = fields.object("stream_options"))
     request.include_usage =
         Fields(*options, "stream_options.").boolean("include_usage").value_or(false);

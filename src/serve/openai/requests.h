@@ -39,6 +39,7 @@ struct AnswerRequest {
   bool parallel_tool_calls = true;
   std::shared_ptr<const text::TokenFilter> filter;  // the form of the answer; null: any
   text::VocabChoice vocab;    // vocab_profile, vocab_mode
+  std::shared_ptr<const text::KvPolicy> kv;  // kv, kv_k, kv_v; null: the server's
   uint64_t prefix_scope = 0;  // as in text::DecodeRequest; the server's to set
 };
 

@@ -56,7 +56,9 @@ void TailoredStep::compute(const CoreSet& cores) {
     activations_.set(row.hidden, 1, hidden_size, hidden_size);
     for (const kernels::Linear& tail : row.request->tails()) {
       const kernels::LinearCall call[] = {{&tail, logits + used, tail.out_features()}};
-      kernels::multiply(call, activations_, cores);
+      // Some hundred rows are done before a second core has heard of them.
+      constexpr size_t kAloneBytes = 128 << 10;
+      kernels::multiply(call, activations_, tail.packed_bytes() < kAloneBytes ? CoreSet() : cores);
       used += tail.out_features();
     }
   }
