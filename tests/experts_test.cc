@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "formats/checkpoint.h"
 #include "formats/random_model.h"
+#include "models/language_model.h"
 #include "tests/process.h"
 
 namespace weft::tests {
@@ -54,6 +56,32 @@ TEST_F(Experts, any_part_of_them_gives_the_same_answer) {
     EXPECT_NE(part.err.find("of 16 experts in memory"), std::string::npos) << part.err;
   }
   EXPECT_TRUE(fs::exists(folder_ / "tiny.gguf.experts"));
+}
+
+// What a process takes at its peak beside its experts (the program, other weights, KV cache,
+// scratch) is the same whether all experts are in memory or a quarter of them.
+TEST_F(Experts, a_process_takes_what_it_was_given) {
+  const fs::path model = folder_ / "many.gguf";
+  formats::write_random_model(model, "megrez2-many", formats::quant_mix("q8_0"), 1, CoreSet());
+  const auto plan =
+      models::plan_memory(*formats::open_checkpoint(model), kernels::KvFormat::kF16, 256);
+  ASSERT_GT(plan.expert_bytes, size_t{32} << 20);
+  const auto peak = [&](std::vector<std::string> more) {
+    std::vector<std::string> args = {
+        "generate",  "--model", model.string(), "--raw", "--temp",   "0", "--context", "256",
+        "--threads", "1",       "--max-tokens", "64",    "Once upon"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Finished run = run_weft(args);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return run.peak_memory_bytes;
+  };
+  peak({"--expert-memory", "25%"});  // makes the pack
+  const size_t all = peak({});
+  for (const char* io : {"direct", "cached", "mmap"}) {
+    const size_t quarter = peak({"--expert-memory", "25%", "--expert-io", io});
+    const size_t budget = all - plan.expert_bytes + plan.expert_bytes / 4;
+    EXPECT_LE(quarter, budget + budget / 20) << io << ", all in memory " << all;
+  }
 }
 
 TEST_F(Experts, flags_that_cannot_be_are_refused) {

@@ -3,14 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 
-#include "base/file.h"
-#include "formats/checkpoint.h"
 #include "formats/requantize.h"
-#include "models/language_model.h"
-#include "text/kv_cache.h"
+#include "text/model_runner.h"
 
 namespace weft::tests {
 namespace {
@@ -21,81 +17,8 @@ using models::Token;
 
 const std::filesystem::path kData = WEFT_SOURCE_DIR "/tests/data/parity";
 
-struct Expected {
-  std::vector<Token> tokens;
-  std::vector<float> logits;  // (tokens, vocab_size)
-};
-
-struct Reader {
-  std::string bytes;
-  size_t at = 0;
-  template <typename T>
-  std::vector<T> take(size_t count) {
-    std::vector<T> values(count);
-    EXPECT_LE(at + count * sizeof(T), bytes.size());
-    std::memcpy(values.data(), bytes.data() + at, count * sizeof(T));
-    at += count * sizeof(T);
-    return values;
-  }
-};
-
-std::vector<Expected> read_expected(const std::filesystem::path& path) {
-  Reader reader{read_file(path)};
-  const auto counts = reader.take<int32_t>(2);
-  std::vector<Expected> sequences;
-  for (int32_t i = 0; i < counts[0]; ++i) {
-    const auto length = static_cast<size_t>(reader.take<int32_t>(1)[0]);
-    Expected& sequence = sequences.emplace_back();
-    sequence.tokens = reader.take<Token>(length);
-    sequence.logits = reader.take<float>(length * static_cast<size_t>(counts[1]));
-  }
-  return sequences;
-}
-
-// A model with a cache, and passes over it that ask for every logit.
-struct Runner {
-  ThreadPool pool;
-  std::unique_ptr<models::LanguageModel> model;
-  text::KvCache cache;
-  std::unique_ptr<models::Workspace> workspace;
-
-  explicit Runner(const std::filesystem::path& path, size_t threads = 1)
-      : pool(threads),
-        model(models::load_language_model(formats::open_checkpoint(path), pool.cores())),
-        cache({.num_layers = model->config().num_layers,
-               .shape = model->kv_shape(),
-               .capacity_tokens = 512}),
-        workspace(model->make_workspace()) {}
-
-  struct Piece {
-    size_t sequence;
-    std::span<const Token> tokens;
-  };
-  std::vector<float> pass(const std::vector<Piece>& pieces) {
-    std::vector<SequenceInput> batch;
-    size_t rows = 0;
-    for (const Piece& piece : pieces) {
-      EXPECT_TRUE(cache.reserve(piece.sequence, piece.tokens.size()));
-      batch.push_back(
-          {piece.sequence, piece.tokens, cache.length(piece.sequence), LogitsWanted::kAll});
-      rows += piece.tokens.size();
-    }
-    std::vector<float> logits(rows * model->config().vocab_size);
-    model->forward(batch, cache, logits.data(), *workspace, pool.cores());
-    return logits;
-  }
-  // One sequence in pieces of `chunk` tokens.
-  std::vector<float> run(std::span<const Token> tokens, size_t chunk) {
-    const size_t sequence = cache.create();
-    std::vector<float> all;
-    for (size_t at = 0; at < tokens.size(); at += chunk) {
-      const auto part = pass({{sequence, tokens.subspan(at, std::min(chunk, tokens.size() - at))}});
-      all.insert(all.end(), part.begin(), part.end());
-    }
-    cache.release(sequence);
-    return all;
-  }
-};
+using Expected = text::ReferenceSequence;
+using Runner = text::ModelRunner;
 
 double largest_difference(const std::vector<float>& got, const std::vector<float>& want) {
   EXPECT_EQ(got.size(), want.size());
@@ -110,7 +33,9 @@ double largest_difference(const std::vector<float>& got, const std::vector<float
 class Parity : public ::testing::TestWithParam<const char*> {
  protected:
   std::filesystem::path folder() const { return kData / GetParam(); }
-  std::vector<Expected> expected() const { return read_expected(folder() / "logits.bin"); }
+  std::vector<Expected> expected() const {
+    return text::read_reference(folder() / "logits.bin", [](auto&, auto&) {});
+  }
 };
 
 // Both sides compute in f32, whose sums differ by some 100 * 2^-24 = 6e-6 in logits of up to 6.

@@ -1,5 +1,6 @@
 #include "tests/process.h"
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,10 +65,12 @@ Finished run_program(const std::string& program, const std::vector<std::string>&
     become(program, arguments, environment);
   }
   int status = 0;
-  WEFT_ASSERT(waitpid(pid, &status, 0) == pid);
+  rusage usage{};
+  WEFT_ASSERT(wait4(pid, &status, 0, &usage) == pid);
   return {.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status),
           .out = contents(out.get()),
-          .err = contents(err.get())};
+          .err = contents(err.get()),
+          .peak_memory_bytes = static_cast<size_t>(usage.ru_maxrss) << 10};
 }
 
 }  // namespace weft::tests

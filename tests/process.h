@@ -1,6 +1,7 @@
 // Runs the built `weft` program the way a user does, and gives back what it left.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@ namespace weft::tests {
 struct Finished {
   int exit_code = 0;  // -signal if a signal ended it
   std::string out, err;
+  size_t peak_memory_bytes = 0;  // resident; at least what the test itself had when it started it
 };
 
 // `arguments` without the program's name; `input` is its standard input. `environment` adds

@@ -135,58 +135,6 @@ Ours load(const std::filesystem::path& model, const CoreSet& cores) {
   return {model, cores, progress.callback()};
 }
 
-struct Result {
-  Spread ours;
-  std::optional<Spread> peer;
-  double ratio() const { return ours.median / peer->median; }
-};
-
-// Takes turns with the peer; counts measurements in `progress`.
-class Measurer {
- public:
-  Measurer(const BenchOptions& options, const std::filesystem::path& model, Ours& ours,
-           const std::optional<Peer>& peer, Progress& progress)
-      : options_(options), model_(model), ours_(ours), peer_(peer), progress_(progress) {}
-
-  Result run(const Test& test, size_t threads, const CoreSet& cores) {
-    const PeerTest peer_test{.model = model_,
-                             .threads = threads,
-                             .prompt_tokens = test.prompt_tokens,
-                             .generated_tokens = test.answer_tokens,
-                             .depth = test.depth};
-    const std::string flash_attention = peer_ ? faster_flash_attention(peer_test) : "auto";
-    ours_.run(test, cores);  // warms up, and fills the context
-    std::vector<std::function<double()>> contestants = {
-        [&] { return counted(ours_.run(test, cores)); }};
-    if (peer_)
-      contestants.emplace_back(
-          [&] { return counted(peer_->tokens_per_second(peer_test, flash_attention)); });
-    const int rounds = options_.quick ? test.quick_rounds : test.rounds;
-    const auto values = alternate(rounds, contestants, options_.stop, WarmUp::kNone);
-    Result result{spread_of(values[0]), std::nullopt};
-    if (peer_) result.peer = spread_of(values[1]);
-    return result;
-  }
-
- private:
-  // The baseline is the peer at its best: a trial of both settings chooses.
-  std::string faster_flash_attention(const PeerTest& test) const {
-    if (options_.quick) return "auto";
-    return peer_->tokens_per_second(test, "on") > peer_->tokens_per_second(test, "auto") ? "on"
-                                                                                         : "auto";
-  }
-  double counted(double value) {
-    progress_.advance(1);
-    return value;
-  }
-
-  const BenchOptions& options_;
-  const std::filesystem::path& model_;
-  Ours& ours_;
-  const std::optional<Peer>& peer_;
-  Progress& progress_;
-};
-
 // Words of about a token each, as many tokens long as asked for.
 std::string prompt_of(const formats::Tokenizer& tokenizer, size_t num_tokens) {
   std::string prompt = "One";
@@ -293,7 +241,7 @@ struct SpeedTable {
                      "ratio", "GB/s",    "of read",  "of peak"};
   }
 
-  void add(const Test& test, size_t threads, const Result& result,
+  void add(const Test& test, size_t threads, const BesidePeer& result,
            std::optional<double> bytes_per_second, double read,
            std::optional<double> peak_fraction) {
     std::vector<Cell> row = {cell(std::string(test.name)), cell(static_cast<double>(threads), 0),
@@ -310,7 +258,7 @@ struct SpeedTable {
 // decode_ratio_t1, prefill_ratio_t2, ...; decode_ratio_4k and bandwidth_fraction are those of the
 // most threads.
 void summarise(nlohmann::ordered_json& summary, const std::string& suffix, const Test& test,
-               size_t threads, bool most_threads, const Result& result,
+               size_t threads, bool most_threads, const BesidePeer& result,
                std::optional<double> fraction) {
   const char* kind = test.prompt_tokens != 0 ? "prefill" : "decode";
   const std::string t = fmt::format("_t{}", threads);
@@ -369,15 +317,24 @@ Report run_llm(const BenchOptions& options) {
     Ours ours = load(model, pool.cores());
     SpeedTable speeds(model, ours);
     Progress progress("Measuring", num_measurements(options, peer.has_value()), "runs");
-    Measurer measurer(options, model, ours, peer, progress);
     for (const Test& test : kTests) {
       for (size_t i = 0; i < options.threads.size(); ++i) {
         const size_t threads = options.threads[i];
         if (options.quick && !test.quick_all_threads && threads != most_threads) continue;
-        const Result result = measurer.run(test, threads, pool.subset(0, threads));
+        const CoreSet cores = pool.subset(0, threads);
+        ours.run(test, cores);  // warms up, and fills the context
+        const BesidePeer result = measure_beside(
+            peer,
+            {.model = model,
+             .threads = threads,
+             .prompt_tokens = test.prompt_tokens,
+             .generated_tokens = test.answer_tokens,
+             .depth = test.depth},
+            options.quick ? test.quick_rounds : test.rounds, [&] { return ours.run(test, cores); },
+            options, [&] { progress.advance(1); });
         std::optional<double> rate, fraction, of_peak;
         if (test.prompt_tokens != 0) {
-          if (const auto peak = peak_rate(ours.product(), pool.subset(0, threads), 3))
+          if (const auto peak = peak_rate(ours.product(), cores, 3))
             of_peak = ours.operations_per_token() * result.ours.median / *peak;
         } else {
           rate = ours.decode_bytes(test) * result.ours.median;

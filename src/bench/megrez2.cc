@@ -1,49 +1,43 @@
 // `weft bench megrez2`: a mixture of experts of which a part is in memory. All resident, pre-gated,
-// on demand and least-recently-used take turns on the same tokens, on a disk that is slowed down
-// until one expert's read takes as many layers' times as it does in the published model; each
-// beside what the time model says.
+// on demand and least-recently-used take turns on the same tokens, on this machine's disk and on
+// emulated ones, each beside what the time model says.
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "base/error.h"
 #include "base/progress.h"
-#include "base/random.h"
-#include "bench/bench.h"
-#include "bench/machine.h"
-#include "bench/megrez2_time.h"
-#include "bench/peer.h"
-#include "formats/checkpoint.h"
+#include "bench/megrez2_setup.h"
+#include "bench/megrez2_tables.h"
 #include "formats/random_model.h"
-#include "models/language_model.h"
-#include "text/expert_stream/expert_memory.h"
-#include "text/expert_stream/expert_trace.h"
-#include "text/kv_cache.h"
 
 namespace weft::bench {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-using models::Token;
 using text::ExpertPolicy;
 
-// Reads of one expert, in times that a layer computes: the published shape in 4.5 bit on this class
-// of machine (1.8 ms a layer, 4.87 MB an expert), with disks of 1.2 and 3.5 GB/s.
-struct Disk {
+constexpr double kParts[] = {1.0, 0.9, 0.75, 0.5, 0.25};  // of all experts, in memory
+constexpr double kQuickParts[] = {0.75, 0.5};
+
+// The published shape in 4.5 bit on this class of machine: 1.8 ms a layer, 4.87 MB an expert. With
+// disks of 1.2 and 3.5 GB/s a read of one takes so many times as long as a layer; an emulated disk
+// has that ratio, whatever the size of the model.
+struct Ratio {
   const char* name;
   double reads_per_layer_time;
 };
-constexpr Disk kDisks[] = {{"1.2 GB/s", 2.26}, {"3.5 GB/s", 0.77}};
-constexpr double kParts[] = {1.0, 0.9, 0.75, 0.5, 0.25};  // of all experts, in memory
+constexpr Ratio kEmulated[] = {{"emulated, like 1.2 GB/s", 2.26},
+                               {"emulated, like 3.5 GB/s", 0.77}};
+
+// Below this a layer takes less than waking a thread does, and nothing of the published ratio is
+// left.
+constexpr double kLeastLayerSeconds = 100e-6;
 
 // Files that the bench makes, gone with it.
 struct WorkFolder {
@@ -55,351 +49,218 @@ struct WorkFolder {
   }
 };
 
-// Experts of adjacent tokens overlap in real text and not in random weights: the tokens of the
-// sequence come from few, and stay for a while (persistence), so that experts are wanted again.
-std::vector<Token> some_tokens(size_t count, size_t vocab_size) {
-  constexpr size_t kTopic = 24;
-  std::vector<Token> tokens;
-  for (size_t i = 0; i < count; ++i) {
-    const auto random = philox4x32({static_cast<uint32_t>(i), 0, 0, 0}, {11, 12});
-    const size_t topic = i / 64 * 7 + random[0] % kTopic;
-    tokens.push_back(static_cast<Token>(topic * 31 % vocab_size));
-  }
-  return tokens;
+nlohmann::ordered_json value_or_null(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
 }
 
-// A model that decodes the same tokens again and again.
-class Runner {
+// Decoding at several sizes of memory, from several disks.
+class DecodeTable {
  public:
-  Runner(const fs::path& path, const CoreSet& cores, const models::OpenExperts& experts,
-         const std::vector<Token>& tokens)
-      : model_(models::load_language_model(formats::open_checkpoint(path), cores, {},
-                                           models::HeadLoading::kNow, nullptr, experts)),
-        cache_({.num_layers = model_->config().num_layers,
-                .shape = model_->kv_shape(),
-                .capacity_tokens = tokens.size() + 64}),
-        workspace_(model_->make_workspace()),
-        sequence_(cache_.create()),
-        logits_(model_->config().vocab_size),
-        tokens_(tokens) {}
-
-  const models::LanguageModel& model() const { return *model_; }
-
-  // Seconds per token.
-  double decode(const CoreSet& cores) {
-    cache_.truncate(sequence_, 0);
-    const auto start = Clock::now();
-    for (size_t i = 0; i < tokens_.size(); ++i) step(i, 1, cores);
-    return std::chrono::duration<double>(Clock::now() - start).count() /
-           static_cast<double>(tokens_.size());
-  }
-  const std::vector<float>& logits() const { return logits_; }
-
- private:
-  void step(size_t first, size_t count, const CoreSet& cores) {
-    WEFT_ASSERT(cache_.reserve(sequence_, count));
-    const models::SequenceInput input{.sequence = sequence_,
-                                      .tokens = std::span(tokens_).subspan(first, count),
-                                      .first_position = first};
-    model_->forward({&input, 1}, cache_, logits_.data(), *workspace_, cores);
-  }
-
-  std::unique_ptr<models::LanguageModel> model_;
-  text::KvCache cache_;
-  std::unique_ptr<models::Workspace> workspace_;
-  text::SequenceId sequence_;
-  std::vector<float> logits_;
-  std::vector<Token> tokens_;
-};
-
-struct Setting {
-  const char* name;
-  bool prefetch;
-  ExpertPolicy policy;
-};
-constexpr Setting kSettings[] = {{"pre-gated", true, ExpertPolicy::kExpected},
-                                 {"on demand", false, ExpertPolicy::kExpected},
-                                 {"LRU only", true, ExpertPolicy::kLru}};
-
-struct Streamed {
-  text::ExpertStream* stream = nullptr;
-  std::unique_ptr<Runner> runner;
-};
-
-// One point: a part of the experts in memory, a setting, a disk.
-struct Point {
-  Spread seconds;                               // per token
-  double hit_rate = 1, stall_s = 0, bytes = 0;  // per token
-  double predicted_s = 0;
-};
-
-class MixtureBench {
- public:
-  MixtureBench(const BenchOptions& options, const fs::path& model, const fs::path& pack,
-               CoreSet cores, Report& report)
-      : options_(options),
-        model_(model),
-        pack_(pack),
-        cores_(cores),
-        report_(report),
-        checkpoint_(formats::open_checkpoint(model)),
-        plan_(models::plan_memory(*checkpoint_, kernels::KvFormat::kF16, 1)) {
-    if (plan_.num_experts == 0)
-      fail(ErrorKind::kInvalidInput,
-           "{}: is no mixture of experts. Name a megrez-moe file with --model, or none: the bench "
-           "makes "
-           "one.",
-           model.string());
-    tokens_ = some_tokens(options.quick ? 24 : 64, models::read_config(*checkpoint_).vocab_size);
+  DecodeTable(MixtureSetup& setup, Report& report) : setup_(setup), report_(report) {
+    table_.name = "decoding with a part of the experts in memory";
+    table_.columns = {"disk", "in memory", "setting",  "tokens/s",  "of resident",
+                      "hits", "wait ms",   "MB/token", "predicted", "measured/predicted"};
   }
 
   void run() {
-    record();
-    Table table = new_table();
-    for (const Disk& disk : kDisks) {
-      for (const double part : kParts)
-        if (!options_.quick || part == 1.0 || part == 0.75 || part == 0.5)
-          run_part(disk, part, table);
-      options_.stop.throw_if_stopped();
+    setup_.load_resident();
+    setup_.route(1);
+    measure_computing();
+    if (parts_.layer_s < kLeastLayerSeconds) {
+      report_.notes.push_back(
+          fmt::format("A layer computes for {:.0f} us, less than it takes to wake a reader: hits "
+                      "alone are told.",
+                      parts_.layer_s * 1e6));
+    } else {
+      std::vector<ExpertDisk> disks = {{"this machine's", 0, setup_.measure_disk()}};
+      const double core_s = setup_.measure_core_seconds();
+      for (const Ratio& ratio : kEmulated) {
+        const double read_s = ratio.reads_per_layer_time * parts_.layer_s;
+        disks.push_back(
+            {ratio.name, setup_.record_bytes / read_s, {.record_s = read_s, .latency_s = read_s}});
+      }
+      for (ExpertDisk& disk : disks) disk.read.core_s = core_s;
+      note_disk(disks[0]);
+      const std::span<const double> parts =
+          setup_.options.quick ? std::span<const double>(kQuickParts) : kParts;
+      for (const ExpertDisk& disk : disks)
+        for (const double part : parts) run_part(disk, part);
+      report_.tables.push_back(std::move(table_));
+      if (!setup_.own_routing) bench_batches(setup_, disks[0], report_);
+      bench_prefill(setup_, disks[0], report_);
     }
-    report_.tables.push_back(std::move(table));
     report_.tables.push_back(policy_table());
-    report_.summary["half_memory_speed"] = value_or_null(half_memory_speed_);
-    report_.summary["half_memory_of_bound"] = value_or_null(half_memory_of_bound_);
-    report_.summary["pregate_vs_ondemand"] = value_or_null(best_ratio_);
-    report_.summary["pregate_vs_ondemand_worst"] = value_or_null(worst_ratio_);
-    report_.summary["hit_rate_half"] = value_or_null(hit_rate_half_);
-    report_.summary["prediction_error"] = prediction_error_;
-    report_.summary["resident_tokens_per_second"] = 1 / resident_s_;
+    summarise();
   }
 
   double resident_seconds() const { return resident_s_; }
 
  private:
-  static nlohmann::ordered_json value_or_null(const std::optional<double>& value) {
-    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
-  }
-
-  Streamed open(const Setting& setting, size_t slots, double bytes_per_second,
-                std::function<void(size_t, std::span<const uint32_t>)> on_visit = {}) {
-    Streamed out;
-    text::ExpertMemoryOptions how;
-    how.policy = setting.policy;
-    how.prefetch = setting.prefetch;
-    how.pack = pack_;
-    how.bytes_per_second = bytes_per_second;
-    how.on_visit = std::move(on_visit);
-    out.runner = std::make_unique<Runner>(
-        model_, cores_, text::open_expert_stream(how, slots, model_, &out.stream), tokens_);
-    return out;
-  }
-
-  // The trace, what a layer's parts take, and how fast the model is with everything in memory.
-  void record() {
-    {
-      Streamed all = open(kSettings[1], plan_.num_experts, 0, [this](size_t layer, auto experts) {
-        if (recording_) trace_.visits.push_back({layer, {experts.begin(), experts.end()}});
-      });
-      recording_ = true;
-      all.runner->decode(cores_);
-      recording_ = false;
-      trace_.shape = all.stream->shape();
-      want_ = all.runner->logits();
-      resident_ = std::make_unique<Runner>(model_, cores_, models::OpenExperts{}, tokens_);
-      resident_->decode(cores_);
-      // With all experts in slots the streaming code should cost nothing.
-      const std::function<double()> contestants[] = {[&] { return resident_->decode(cores_); },
-                                                     [&] { return all.runner->decode(cores_); }};
-      const auto seconds = alternate(options_.quick ? 3 : 5, contestants, options_.stop);
-      resident_s_ = spread_of(seconds[0]).median;
-      all_slots_s_ = spread_of(seconds[1]).median;
+  // How fast the model is with everything in memory, in slots too; the trace, and its parts.
+  void measure_computing() {
+    BenchMixture& mixture = setup_.mixture;
+    mixture.experts().use(setup_.resident.get());
+    if (setup_.own_routing) {
+      mixture.write(kWarmTokens, setup_.cores);
+      trace_.shape = mixture.experts().shape();
+      mixture.experts().record(&trace_);
+      mixture.decode(kWarmTokens, 1, 0, setup_.cores);
+      mixture.experts().record(nullptr);
+    } else {
+      trace_ = setup_.routing->trace(0, kWarmTokens + setup_.rounds * kRoundTokens);
+      mixture.decode(kWarmTokens, 1, 0, setup_.cores);
     }
-    if (resident_->logits() != want_) fail(ErrorKind::kInvalidInput, "answers differ: a bug");
-    parts_ = layer_parts(*checkpoint_, trace_, resident_s_);
-    record_bytes_ = static_cast<double>(text::expert_slot_bytes(plan_));
+    std::vector<MixtureSetup::Stream> all;
+    all.push_back(setup_.open_warm({"", 0, {}}, kStreamSettings[0], setup_.plan.num_experts));
+    for (size_t r = 0; r < setup_.rounds; ++r) setup_.decode_round(*all[0], r);  // all are read
+    const auto seconds = setup_.take_turns(all);
+    resident_s_ = spread_of(seconds[0]).median;
+    const double all_slots_s = spread_of(seconds[1]).median;
+    parts_ = layer_parts(mixture.checkpoint(), trace_, resident_s_);
     const text::TraceOverlap overlap = overlap_of(trace_);
     report_.notes.push_back(fmt::format(
         "{}: {} experts of {:.2f} MB, {:.0f} MB together; a layer computes for {:.2f} ms.\n"
-        "All in memory: {:.1f} tokens/s; all in slots: {:.1f}.\n"
+        "All in memory: {:.1f} tokens/s; all in slots: {:.1f}. Routing: {}.\n"
         "A visit shares {:.0f} % of its experts with the group's next layer, {:.0f} % with the "
-        "token "
-        "before, {:.0f} % by chance.",
-        model_.stem().string(), plan_.num_experts, record_bytes_ * 1e-6,
-        static_cast<double>(plan_.expert_bytes) * 1e-6, parts_.layer_s * 1e3, 1 / resident_s_,
-        1 / all_slots_s_, overlap.within_group * 100, overlap.between_tokens * 100,
-        overlap.by_chance * 100));
-    report_.summary["all_slots_speed"] = resident_s_ / all_slots_s_;
+        "token before, {:.0f} % by chance.",
+        setup_.model.stem().string(), setup_.plan.num_experts, setup_.record_bytes * 1e-6,
+        static_cast<double>(setup_.plan.expert_bytes) * 1e-6, parts_.layer_s * 1e3, 1 / resident_s_,
+        1 / all_slots_s,
+        setup_.own_routing ? "the model's own, on what it writes"
+                           : "synthetic (bench/megrez2_experts.h)",
+        overlap.within_group * 100, overlap.between_tokens * 100, overlap.by_chance * 100));
+    report_.summary["resident_tokens_per_second"] = 1 / resident_s_;
+    report_.summary["all_slots_speed"] = resident_s_ / all_slots_s;
     report_.summary["overlap_within_group"] = overlap.within_group;
     report_.summary["overlap_between_tokens"] = overlap.between_tokens;
   }
 
-  static Table new_table() {
-    Table table;
-    table.name =
-        "decoding with a part of the experts in memory, on a disk slowed down to the published "
-        "ratio of "
-        "read to layer";
-    table.columns = {"disk like", "in memory", "setting",  "tokens/s",  "of resident",
-                     "hits",      "wait ms",   "MB/token", "predicted", "measured/predicted"};
-    return table;
+  void note_disk(const ExpertDisk& disk) {
+    report_.notes.push_back(fmt::format(
+        "This machine's disk, read past the page cache: {:.2f} GB/s by one reader, {:.2f} by two. "
+        "A read takes {:.0f} us of the computing cores.",
+        setup_.record_bytes / disk.read.latency_s * 1e-9,
+        setup_.record_bytes / disk.read.record_s * 1e-9, disk.read.core_s * 1e6));
+    report_.summary["disk_bytes_per_second"] = setup_.record_bytes / disk.read.record_s;
   }
 
-  // As many as two layers want at least: below that, a trace cannot be replayed exactly.
-  size_t slots_of(double part) const {
-    const double wanted = part * static_cast<double>(plan_.num_experts);
-    return std::max(static_cast<size_t>(std::lround(wanted)), 2 * trace_.visits[0].experts.size());
-  }
-
-  void run_part(const Disk& disk, double part, Table& table) {
-    const double rate = record_bytes_ / (disk.reads_per_layer_time * parts_.layer_s);
-    const size_t slots = slots_of(part);
-    std::vector<Streamed> streams;
+  void run_part(const ExpertDisk& disk, double part) {
+    const size_t slots = setup_.slots_of(part);
+    std::vector<MixtureSetup::Stream> streams;
     std::vector<text::ExpertCounters> before;
-    std::vector<std::function<double()>> contestants;
-    for (const Setting& setting : kSettings) {
-      streams.push_back(open(setting, slots, rate));
-      streams.back().runner->decode(cores_);  // fills the slots
-      before.push_back(streams.back().stream->counters());
+    const auto settings = std::span(kStreamSettings).first(setup_.options.quick ? 2 : 3);
+    for (const StreamSetting& setting : settings) {
+      streams.push_back(setup_.open_warm(disk, setting, slots));
+      before.push_back(streams.back()->counters());
     }
-    for (Streamed& streamed : streams)
-      contestants.emplace_back([&] { return streamed.runner->decode(cores_); });
-    const int rounds = options_.quick ? 1 : 2;
-    const auto seconds = alternate(rounds, contestants, options_.stop, WarmUp::kNone);
-    std::vector<Point> points;
+    const auto seconds = setup_.take_turns(streams);
+    const double resident_s = spread_of(seconds[0]).median;
+    std::vector<StreamPoint> points;
     for (size_t i = 0; i < streams.size(); ++i) {
-      if (streams[i].runner->logits() != want_)
-        fail(ErrorKind::kInvalidInput, "answers differ from those with all in memory: a bug");
-      points.push_back(measured(streams[i], before[i], seconds[i], kSettings[i], slots, rate));
-      add_row(disk, part, kSettings[i], points.back(), table);
+      points.push_back(
+          setup_.point_of(streams[i]->counters() - before[i], seconds[0], seconds[i + 1]));
+      add_row(disk, part, kStreamSettings[i], points.back(),
+              predict(disk, kStreamSettings[i], slots, resident_s));
     }
-    summarise(part, points, rate);
+    compare(disk, part, points, resident_s);
   }
 
-  Point measured(const Streamed& streamed, const text::ExpertCounters& before,
-                 const std::vector<double>& seconds, const Setting& setting, size_t slots,
-                 double rate) {
-    const text::ExpertCounters done = streamed.stream->counters() - before;
-    const auto tokens = static_cast<double>(tokens_.size() * seconds.size());
-    Point point;
-    point.seconds = spread_of(seconds);
-    point.hit_rate = done.hit_rate();
-    point.stall_s = done.stall_s / tokens;
-    point.bytes = static_cast<double>(done.bytes_read) / tokens;
-    // The trace twice over: the first time fills the slots, as above.
-    text::ExpertTrace twice = trace_;
-    twice.visits.insert(twice.visits.end(), trace_.visits.begin(), trace_.visits.end());
-    text::ReplayCounts counts = replay(twice, slots, setting.policy, setting.prefetch);
-    counts.misses_of.erase(counts.misses_of.begin(),
-                           counts.misses_of.begin() + static_cast<ptrdiff_t>(trace_.visits.size()));
-    point.predicted_s =
-        predict_seconds(trace_, counts.misses_of, parts_, record_bytes_ / rate, setting.prefetch) /
-        static_cast<double>(tokens_.size());
-    return point;
+  // Seconds of a step, over the tokens after those that fill the slots.
+  std::optional<double> predict(const ExpertDisk& disk, const StreamSetting& setting, size_t slots,
+                                double resident_s) const {
+    if (setup_.own_routing) return std::nullopt;
+    const text::ReplayCounts counts = replay(trace_, slots, setting.policy, setting.prefetch);
+    const auto warm = static_cast<ptrdiff_t>(kWarmTokens * trace_.shape.num_layers);
+    const std::vector<uint32_t> misses(counts.misses_of.begin() + warm, counts.misses_of.end());
+    const size_t tokens = setup_.rounds * kRoundTokens;
+    const LayerParts parts = layer_parts(setup_.mixture.checkpoint(), trace_, resident_s);
+    return predict_seconds(setup_.routing->trace(kWarmTokens, tokens), misses, parts, disk.read,
+                           setting.prefetch) /
+           static_cast<double>(tokens);
   }
 
-  void add_row(const Disk& disk, double part, const Setting& setting, const Point& point,
-               Table& table) const {
-    const Spread speed = spread_of({1 / point.seconds.median});
-    table.rows.push_back(
-        {cell(std::string(disk.name)), percent(part), cell(std::string(setting.name)),
-         cell(speed.median, 1), percent(resident_s_ / point.seconds.median),
-         percent(point.hit_rate), cell(point.stall_s * 1e3, 2), cell(point.bytes * 1e-6, 2),
-         cell(1 / point.predicted_s, 1), cell(point.seconds.median / point.predicted_s, 2)});
+  void add_row(const ExpertDisk& disk, double part, const StreamSetting& setting,
+               const StreamPoint& point, const std::optional<double>& predicted_s) {
+    std::vector<Cell> row = {cell(disk.name),
+                             percent(part),
+                             cell(std::string(setting.name)),
+                             cell(1 / point.seconds.median, 1),
+                             percent(point.of_resident.median),
+                             percent(point.hit_rate),
+                             cell(point.stall_s * 1e3, 2),
+                             cell(point.bytes * 1e-6, 2)};
+    if (predicted_s) {
+      const double ratio = point.seconds.median / *predicted_s;
+      errors_.push_back(std::abs(ratio - 1));
+      row.push_back(cell(1 / *predicted_s, 1));
+      row.push_back(cell(ratio, 2));
+    } else {
+      row.insert(row.end(), 2, no_cell());
+    }
+    table_.rows.push_back(std::move(row));
   }
 
-  void summarise(double part, const std::vector<Point>& points, double rate) {
-    const Point &ours = points[0], &naive = points[1];
-    for (const Point& point : points)
-      prediction_error_ =
-          std::max(prediction_error_, std::abs(point.seconds.median / point.predicted_s - 1));
+  void compare(const ExpertDisk& disk, double part, const std::vector<StreamPoint>& points,
+               double resident_s) {
+    const StreamPoint &ours = points[0], &naive = points[1];
     const double ratio = naive.seconds.median / ours.seconds.median;
-    if (!best_ratio_ || ratio > *best_ratio_) best_ratio_ = ratio;
-    if (!worst_ratio_ || ratio < *worst_ratio_) worst_ratio_ = ratio;
+    const bool in_range = ours.hit_rate >= 0.8 && ours.hit_rate <= 0.95;
+    if (in_range && ratio > best_ratio_.value_or(0)) best_ratio_ = ratio;
+    if (ratio < worst_ratio_.value_or(INFINITY)) worst_ratio_ = ratio;
     if (part != 0.5) return;
-    const double speed = resident_s_ / ours.seconds.median;
     // The disk alone would take so long for what was read: no order of reads could be faster.
-    const double bound = resident_s_ / std::max(resident_s_, ours.bytes / rate);
-    // The faster disk is measured last.
-    half_memory_speed_ = speed;
-    half_memory_of_bound_ = speed / bound;
+    const double disk_s = ours.bytes / setup_.record_bytes * disk.read.record_s;
+    const double bound = resident_s / std::max(resident_s, disk_s);
+    const bool here = disk.bytes_per_second == 0;
+    // Of the emulated ones the fastest is measured last.
+    (here ? half_speed_here_ : half_speed_) = ours.of_resident.median;
+    (here ? half_of_bound_here_ : half_of_bound_) = ours.of_resident.median / bound;
     hit_rate_half_ = ours.hit_rate;
   }
 
+  void summarise() {
+    auto& summary = report_.summary;
+    summary["half_memory_speed"] = value_or_null(half_speed_);
+    summary["half_memory_of_bound"] = value_or_null(half_of_bound_);
+    summary["half_memory_speed_this_disk"] = value_or_null(half_speed_here_);
+    summary["half_memory_of_bound_this_disk"] = value_or_null(half_of_bound_here_);
+    summary["pregate_vs_ondemand"] = value_or_null(best_ratio_);
+    summary["pregate_vs_ondemand_worst"] = value_or_null(worst_ratio_);
+    summary["hit_rate_half"] = value_or_null(hit_rate_half_);
+    if (errors_.empty()) return;
+    summary["prediction_error"] = spread_of(errors_).median;
+    summary["prediction_error_worst"] = spread_of(errors_).most;
+  }
+
   // Hits of every policy on the trace, beside the best that there could be.
-  Table policy_table() const {
+  Table policy_table() {
     Table table;
     table.name = "hits by policy, replayed (optimum: whoever is wanted the farthest ahead goes)";
     table.columns = {"in memory", "expected", "lru", "lfu", "least-stale", "optimum"};
     for (const double part : {0.1, 0.25, 0.5, 0.75}) {
-      const size_t slots = slots_of(part);
+      const size_t slots = setup_.slots_of(part);
       std::vector<Cell> row = {percent(part)};
       for (const ExpertPolicy policy : {ExpertPolicy::kExpected, ExpertPolicy::kLru,
                                         ExpertPolicy::kLfu, ExpertPolicy::kLeastStale})
         row.push_back(percent(replay(trace_, slots, policy, true).hit_rate()));
       row.push_back(percent(replay_optimum(trace_, slots, true).hit_rate()));
+      if (part == 0.5 && !hit_rate_half_)
+        hit_rate_half_ = replay(trace_, slots, ExpertPolicy::kExpected, true).hit_rate();
       table.rows.push_back(std::move(row));
     }
     return table;
   }
 
-  const BenchOptions& options_;
-  const fs::path model_, pack_;
-  CoreSet cores_;
+  MixtureSetup& setup_;
   Report& report_;
-  std::shared_ptr<const formats::Checkpoint> checkpoint_;
-  models::MemoryPlan plan_;
-  std::vector<Token> tokens_;
+  Table table_;
   text::ExpertTrace trace_;
-  bool recording_ = false;
-  std::vector<float> want_;
-  std::unique_ptr<Runner> resident_;
   LayerParts parts_;
-  double record_bytes_ = 0, resident_s_ = 0, all_slots_s_ = 0, prediction_error_ = 0;
-  std::optional<double> half_memory_speed_, half_memory_of_bound_, hit_rate_half_, best_ratio_,
-      worst_ratio_;
+  double resident_s_ = 0;
+  std::vector<double> errors_;  // of predictions
+  std::optional<double> half_speed_, half_of_bound_, half_speed_here_, half_of_bound_here_,
+      hit_rate_half_, best_ratio_, worst_ratio_;
 };
-
-// A mixture of the same active size whose layers share nothing: what its experts take, how fast it
-// is with as many bytes of slots, and llama.cpp on the same file.
-void bench_unshared(const BenchOptions& options, const fs::path& shared, const fs::path& unshared,
-                    const CoreSet& cores, double shared_s, Report& report) {
-  const auto plan_of = [](const fs::path& path) {
-    return models::plan_memory(*formats::open_checkpoint(path), kernels::KvFormat::kF16, 1);
-  };
-  const models::MemoryPlan ours = plan_of(shared), theirs = plan_of(unshared);
-  const std::vector<Token> tokens = some_tokens(
-      options.quick ? 32 : 96, models::read_config(*formats::open_checkpoint(unshared)).vocab_size);
-  Runner runner(unshared, cores, {}, tokens);
-  runner.decode(cores);
-  std::optional<Peer> peer;
-  if (options.peer) peer.emplace(*options.peer, options.stop);
-  std::vector<std::function<double()>> contestants = {[&] { return runner.decode(cores); }};
-  if (peer)
-    contestants.emplace_back([&] {
-      return 1 /
-             peer->tokens_per_second(
-                 {.model = unshared, .threads = cores.size(), .generated_tokens = tokens.size()},
-                 "auto");
-    });
-  const auto seconds = alternate(options.quick ? 3 : 5, contestants, options.stop, WarmUp::kNone);
-  const double unshared_s = spread_of(seconds[0]).median;
-  Table table;
-  table.name = "experts shared by three layers against experts of each layer's own, all in memory";
-  table.columns = {"model", "experts MB", "tokens/s", "llama.cpp", "ours / peer's"};
-  table.rows.push_back({cell(shared.stem().string()),
-                        cell(static_cast<double>(ours.expert_bytes) * 1e-6, 0),
-                        cell(1 / shared_s, 1), no_cell(), no_cell()});
-  const double peer_s = peer ? spread_of(seconds[1]).median : 0;
-  table.rows.push_back({cell(unshared.stem().string()),
-                        cell(static_cast<double>(theirs.expert_bytes) * 1e-6, 0),
-                        cell(1 / unshared_s, 1), peer ? cell(1 / peer_s, 1) : no_cell(),
-                        peer ? cell(peer_s / unshared_s, 2) : no_cell()});
-  report.tables.push_back(std::move(table));
-  report.summary["shared_expert_memory"] =
-      static_cast<double>(ours.expert_bytes) / static_cast<double>(theirs.expert_bytes);
-  report.summary["vs_peer_moe"] =
-      peer ? nlohmann::ordered_json(peer_s / unshared_s) : nlohmann::ordered_json(nullptr);
-}
 
 }  // namespace
 
@@ -407,10 +268,10 @@ Report run_megrez2(const BenchOptions& options) {
   Report report;
   report.bench = "megrez2";
   report.notes.push_back(
-      "Decoding of one sequence, medians; every setting's logits equal those with all experts in "
-      "memory.\n"
-      "Synthetic locality: random weights, tokens that return. The disk is slowed down so that an "
-      "expert's\nread takes as many layers' times as in the published model; its bytes are real.");
+      "Decoding, medians; every setting's logits equal those with all experts in memory.\n"
+      "An emulated disk has the published model's ratio of an expert's read to a layer's time and, "
+      "like a disk's\nown transfers, takes no core's time for copying; this machine's is read past "
+      "the page cache.");
   const size_t threads = *std::max_element(options.threads.begin(), options.threads.end());
   ThreadPool pool(threads);
   WorkFolder work;
@@ -432,10 +293,21 @@ Report run_megrez2(const BenchOptions& options) {
     shared = options.models.front();
     if (options.models.size() > 1) unshared = options.models[1];
   }
-  MixtureBench bench(options, shared, work.path / "pack", pool.cores(), report);
-  bench.run();
-  if (!unshared.empty())
-    bench_unshared(options, shared, unshared, pool.cores(), bench.resident_seconds(), report);
+  double shared_s = 0;
+  const bool limited = memory_is_limited(plan_of_mixture(shared));
+  if (!limited) bench_memory(options, shared, work.path / "pack", pool.cores(), report);
+  {
+    MixtureSetup setup(options, shared, work.path / "pack", pool.cores());
+    if (limited) {
+      bench_limited(setup, report);
+      return report;
+    }
+    DecodeTable decoding(setup, report);
+    decoding.run();
+    shared_s = decoding.resident_seconds();
+    setup.mixture.experts().use(nullptr);
+  }
+  if (!unshared.empty()) bench_unshared(options, shared, unshared, pool.cores(), shared_s, report);
   return report;
 }
 

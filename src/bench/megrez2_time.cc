@@ -39,13 +39,13 @@ LayerParts layer_parts(const formats::Checkpoint& checkpoint, const text::Expert
 }
 
 double predict_seconds(const text::ExpertTrace& trace, const std::vector<uint32_t>& misses,
-                       const LayerParts& parts, double record_s, bool prefetch) {
+                       const LayerParts& parts, const ReadTimes& read, bool prefetch) {
   double now = 0, disk_free = 0;
   std::vector<double> coming;  // when the experts that the next layer asked for will be there
   const auto ask = [&](size_t visit, std::vector<double>& arrivals) {
     arrivals.clear();
     for (uint32_t i = 0; i < misses[visit]; ++i) {
-      disk_free = std::max(disk_free, now) + record_s;
+      disk_free = std::max(now + read.latency_s, disk_free + read.record_s);
       arrivals.push_back(disk_free);
     }
   };
@@ -67,7 +67,8 @@ double predict_seconds(const text::ExpertTrace& trace, const std::vector<uint32_
     }
     const size_t hits = trace.visits[i].experts.size() - misses[i];
     now += static_cast<double>(hits) * parts.expert_s + parts.shared_s;
-    for (const double arrival : current) now = std::max(now, arrival) + parts.expert_s;
+    for (const double arrival : current)
+      now = std::max(now, arrival) + read.core_s + parts.expert_s;
   }
   return now;
 }

@@ -20,10 +20,16 @@ struct LayerParts {
 LayerParts layer_parts(const formats::Checkpoint& checkpoint, const text::ExpertTrace& trace,
                        double seconds_per_token);
 
-// Seconds of all visits of a trace, whose misses are given: one disk, which reads one expert in
-// `record_s`, in the order of asking. A layer computes with what is there, then its shared expert,
-// then with each that comes. `prefetch`: it asks one layer before.
+// What one read of an expert takes.
+struct ReadTimes {
+  double record_s = 0;   // of a busy disk: one after the other, in the order of asking
+  double latency_s = 0;  // of an idle one, from asking to having
+  double core_s = 0;     // of the computing cores: to check it, and to let the reader run
+};
+
+// Seconds of all visits of a trace, whose misses are given. A layer computes with what is there,
+// then its shared expert, then with each that comes. `prefetch`: it asks one layer before.
 double predict_seconds(const text::ExpertTrace& trace, const std::vector<uint32_t>& misses,
-                       const LayerParts& parts, double record_s, bool prefetch);
+                       const LayerParts& parts, const ReadTimes& read, bool prefetch);
 
 }  // namespace weft::bench

@@ -81,4 +81,25 @@ std::optional<ChildResult> Peer::complete(const std::filesystem::path& model,
   return child;
 }
 
+BesidePeer measure_beside(const std::optional<Peer>& peer, const PeerTest& test, int rounds,
+                          const std::function<double()>& ours, const BenchOptions& options,
+                          const std::function<void()>& measured) {
+  const auto counted = [&](double value) {
+    if (measured) measured();
+    return value;
+  };
+  std::string flash_attention = "auto";
+  if (peer && !options.quick &&
+      peer->tokens_per_second(test, "on") > peer->tokens_per_second(test, "auto"))
+    flash_attention = "on";
+  std::vector<std::function<double()>> contestants = {[&] { return counted(ours()); }};
+  if (peer)
+    contestants.emplace_back(
+        [&] { return counted(peer->tokens_per_second(test, flash_attention)); });
+  const auto values = alternate(rounds, contestants, options.stop, WarmUp::kNone);
+  BesidePeer result{spread_of(values[0]), std::nullopt};
+  if (peer) result.peer = spread_of(values[1]);
+  return result;
+}
+
 }  // namespace weft::bench

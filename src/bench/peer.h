@@ -2,13 +2,16 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/interrupt.h"
+#include "bench/bench.h"
 #include "bench/child.h"
+#include "bench/report.h"
 
 namespace weft::bench {
 
@@ -43,5 +46,17 @@ class Peer {
   std::filesystem::path llama_bench_;
   StopToken stop_;
 };
+
+// Tokens/s of ours and of the peer, taking turns.
+struct BesidePeer {
+  Spread ours;
+  std::optional<Spread> peer;  // none was named
+  double ratio() const { return ours.median / peer->median; }
+};
+// The peer is at its best: unless `quick`, a trial of both settings of flash attention chooses.
+// `measured`, if any, is called after each measurement.
+BesidePeer measure_beside(const std::optional<Peer>& peer, const PeerTest& test, int rounds,
+                          const std::function<double()>& ours, const BenchOptions& options,
+                          const std::function<void()>& measured = {});
 
 }  // namespace weft::bench

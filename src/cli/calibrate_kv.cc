@@ -103,7 +103,7 @@ void add_calibrate_kv(CLI::App& parent, StopToken stop) {
       ->check(CLI::Range(size_t{258}, size_t{1} << 24));
   command->add_option("--out", options->out, "Write here")
       ->default_str("the model's name .kvq.json");
-  add_model_options(*command, options->model);
+  add_model_options(*command, options->model, stop);
   command->footer("Example: weft calibrate kv book.txt --model model.gguf");
   command->callback([options, stop] { calibrate(*options, stop); });
 }

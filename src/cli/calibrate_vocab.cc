@@ -228,7 +228,7 @@ void add_calibrate_vocab(CLI::App& parent, StopToken stop) {
       ->delimiter(',');
   command->add_flag("--outputs-given", options->given_outputs,
                     "Count the data's outputs instead of the model's own answers");
-  add_engine_options(*command, options->model);
+  add_engine_options(*command, options->model, stop);
   command->footer("Example: weft calibrate vocab model.gguf questions.jsonl --samples 2");
   command->callback([options, stop] { calibrate(*options, stop); });
 }

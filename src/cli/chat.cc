@@ -240,7 +240,7 @@ void add_chat(CLI::App& program, StopToken stop) {
                       "What the model is told before the conversation");
   command->add_option("--max-tokens", options->generate.max_tokens, "Longest answer, in tokens")
       ->default_str("what the context holds");
-  add_model_options(*command, options->model);
+  add_model_options(*command, options->model, stop);
   add_sampling_options(*command, options->generate.sampling);
   add_answer_form_options(*command, options->form);
   add_vocab_options(*command, options->vocab, Profiles::kOne);

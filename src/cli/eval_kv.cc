@@ -119,7 +119,7 @@ void add_eval_kv(CLI::App& parent, StopToken stop) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_option("--json", options->json_file, "Also write everything to this file");
-  add_model_options(*command, options->model);
+  add_model_options(*command, options->model, stop);
   command->footer(
       "Example: weft eval kv book.txt --tokens 4096 --bits 4 --only 'direct 4,progressive 4'");
   command->callback([options, stop] { eval_kv(*options, stop); });

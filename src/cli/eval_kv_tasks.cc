@@ -105,7 +105,7 @@ void add_eval_kv_tasks(CLI::App& parent, StopToken stop) {
   command->add_option("--seed", options->task.seed, "Other texts")->capture_default_str();
   add_kv_method_options(*command, options->methods);
   command->add_option("--json", options->json_file, "Also write everything to this file");
-  add_model_options(*command, options->model);
+  add_model_options(*command, options->model, stop);
   command->footer("Example: weft eval kv-tasks --bits 4 --contexts 12");
   command->callback([options, stop] { eval_kv_tasks(*options, stop); });
 }

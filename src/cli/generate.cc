@@ -183,7 +183,7 @@ void add_generate(CLI::App& program, StopToken stop) {
       ->allow_extra_args(false)
       ->type_name("TEXT");
   command->add_flag("--json", options->json, "Print one JSON object with the answer and timings");
-  add_model_options(*command, options->model);
+  add_model_options(*command, options->model, stop);
   add_rank_options(*command, options->model.ranks);
   add_sampling_options(*command, options->generate.sampling);
   add_answer_form_options(*command, options->form);

@@ -42,12 +42,13 @@ void add_model_flag(CLI::App& command, std::filesystem::path& model) {
       ->type_name("FILE");
 }
 
-void add_model_options(CLI::App& command, ModelOptions& options) {
+void add_model_options(CLI::App& command, ModelOptions& options, StopToken stop) {
   add_model_flag(command, options.model);
-  add_engine_options(command, options);
+  add_engine_options(command, options, stop);
 }
 
-void add_engine_options(CLI::App& command, ModelOptions& options) {
+void add_engine_options(CLI::App& command, ModelOptions& options, StopToken stop) {
+  options.stop = stop;
   command.add_option("--threads", options.threads, "Cores to work on")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{1024}));
@@ -92,6 +93,7 @@ LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   std::unique_ptr<Progress> progress;
   text::TextModel model =
       text::TextModel::load(path, how, pool->cores(), [&](size_t done, size_t total) {
+        options.stop.throw_if_stopped();
         if (!progress) progress = std::make_unique<Progress>("Loading", 0, "bytes");
         progress->callback()(done, total);
       });

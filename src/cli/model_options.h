@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/interrupt.h"
 #include "base/thread_pool.h"
 #include "cli/expert_options.h"
 #include "cli/kv_options.h"
@@ -24,11 +25,12 @@ struct ModelOptions {
   ExpertOptions experts;
   RankOptions ranks;
   bool verbose = false;
+  StopToken stop;  // ends the loading too
 };
 
 // `options` must live until the command has run. add_engine_options: all but --model.
-void add_model_options(CLI::App& command, ModelOptions& options);
-void add_engine_options(CLI::App& command, ModelOptions& options);
+void add_model_options(CLI::App& command, ModelOptions& options, StopToken stop);
+void add_engine_options(CLI::App& command, ModelOptions& options, StopToken stop);
 
 struct LoadedModel {
   std::unique_ptr<ThreadPool> pool;

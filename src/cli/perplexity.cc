@@ -61,7 +61,7 @@ void add_perplexity(CLI::App& program, StopToken stop) {
   command->add_option("--windows", options->max_windows, "Score the first N windows only")
       ->default_str("all")
       ->check(CLI::PositiveNumber);
-  add_model_options(*command, options->model);
+  add_model_options(*command, options->model, stop);
   command->get_option("--context")
       ->description("Tokens of a window; the second half of each is scored")
       ->default_str("512");

@@ -67,6 +67,23 @@ std::vector<NamedModel> named_models(const Options& options) {
   return out;
 }
 
+std::vector<std::optional<text::ExpertBudget>> expert_budgets(const std::vector<NamedModel>& models,
+                                                              const ExpertOptions& options) {
+  std::vector<ExpertShare> shares;
+  for (const NamedModel& model : models) {
+    size_t bytes = 0;
+    if (!options.memory.empty())
+      bytes = models::plan_memory(*formats::open_checkpoint(model.path), kernels::KvFormat::kF16, 1)
+                  .expert_bytes;
+    shares.push_back({model.name, bytes});
+  }
+  if (models.size() > 1 && !options.pack.empty() && options.pack != "none")
+    fail(ErrorKind::kInvalidInput,
+         "--expert-pack names one file, and there are {} models: leave it out, and each has its own",
+         models.size());
+  return divide_expert_memory(options.memory, shares);
+}
+
 std::vector<std::string> read_keys(const Options& options) {
   std::vector<std::string> keys = options.http.api_keys;
   if (!options.key_file.empty()) {
@@ -128,6 +145,7 @@ class Server {
         stop_(stop),
         crew_(std::move(crew)),
         named_(named_models(options)),
+        expert_budgets_(expert_budgets(named_, options.model.experts)),
         profiles_(load_profiles(options.vocab)),
         pool_(options.model.threads),
         semi_pd_(semi_pd_options(options, pool_.size())),
@@ -179,23 +197,25 @@ class Server {
       Progress bar("Loading " + named_[i].name, 0, "bytes");
       const ProgressFn show = bar.callback();
       const auto progress = [&](size_t done, size_t total) {
+        stop_.throw_if_stopped();
         show(done, total);
         const double part = total == 0 ? 0 : static_cast<double>(done) / static_cast<double>(total);
         models_.set_progress((static_cast<double>(i) + part) / static_cast<double>(named_.size()));
       };
-      add(named_[i], progress);
+      add(i, progress);
     }
     models_.set_ready();
   }
 
-  void add(const NamedModel& named, const ProgressFn& progress) {
+  void add(size_t index, const ProgressFn& progress) {
+    const NamedModel& named = named_[index];
     if (options_.vocab.tailors() && options_.model.verbose) print_vocab_plan(named.path, profiles_);
     text::TextModelOptions how;
     how.context = options_.model.context;
     how.available_bytes = bench::read_machine().available_bytes;
     how.head = options_.vocab.head_loading();
     options_.model.kv.apply(how, named.path);
-    options_.model.experts.apply(how);
+    options_.model.experts.apply(how, expert_budgets_[index]);
     how.crew = crew_;
     if (crew_) how.step_tokens = std::max(how.step_tokens, options_.executor.chunk_tokens);
     if (options_.isolate && how.kv.mode != text::KvMode::kPlain)
@@ -276,6 +296,7 @@ class Server {
   std::optional<Error> lost_;
   const std::shared_ptr<parallel::Crew> crew_;  // none: one process
   const std::vector<NamedModel> named_;
+  const std::vector<std::optional<text::ExpertBudget>> expert_budgets_;  // by model
   const std::vector<text::VocabProfile> profiles_;
   ThreadPool pool_;
   serve::semi_pd::SemiPdOptions semi_pd_;
@@ -423,7 +444,7 @@ void add_serve(CLI::App& program, StopToken stop) {
       ->allow_extra_args(false)
       ->default_str("$WEFT_MODEL, or the one that ./run fetches")
       ->type_name("[NAME=]FILE");
-  add_engine_options(*command, options->model);
+  add_engine_options(*command, options->model, stop);
   add_rank_options(*command, options->model.ranks);
   add_network_options(*command, *options);
   add_batching_options(*command, *options);

@@ -116,6 +116,23 @@ constexpr RandomShape kShapes[] = {
      false,
      false,
      {8, 2, 64, 1, 3}},
+    // Little but experts: 128 of them, 35 million weights of 38.
+    {"megrez2-many",
+     "MegrezMoeForCausalLM",
+     7,
+     256,
+     4,
+     2,
+     64,
+     512,
+     512,
+     512,
+     1e4,
+     false,
+     false,
+     false,
+     false,
+     {64, 4, 352, 1, 3}},
     // The eighth's peer: as much computed for a token, but each layer has its own experts; and, as
     // llama.cpp reads this architecture, as many heads of keys and values as of queries.
     {"dots1-eighth",

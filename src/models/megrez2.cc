@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "models/computing_pass.h"
 
 namespace weft::models {
 namespace {
@@ -44,6 +45,7 @@ struct Megrez2Workspace final : TransformerWorkspace {
   std::vector<size_t> sequence_of;           // (T), index in the batch
   std::vector<std::optional<Error>> errors;  // of the batch's sequences
   std::unique_ptr<ExpertPass> experts;
+  ComputingPass* computing = nullptr;  // experts, where it computes
 };
 
 // Ends a pass however it ends.
@@ -169,6 +171,7 @@ size_t Megrez2::weight_bytes() const {
 std::unique_ptr<Workspace> Megrez2::make_workspace() const {
   auto workspace = std::make_unique<Megrez2Workspace>();
   workspace->experts = experts_->make_pass();
+  workspace->computing = dynamic_cast<ComputingPass*>(workspace->experts.get());
   return workspace;
 }
 
@@ -176,6 +179,7 @@ void Megrez2::forward(std::span<const SequenceInput> batch, kernels::KvStore& ca
                       Workspace& workspace, const CoreSet& cores) const {
   auto& w = static_cast<Megrez2Workspace&>(workspace);
   const PassEnd end{*w.experts};
+  if (w.computing != nullptr) w.computing->lend(cores);
   const size_t num_tokens = begin(batch, w, cores);
   w.errors.assign(batch.size(), std::nullopt);
   w.sequence_of.clear();

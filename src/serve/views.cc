@@ -72,6 +72,22 @@ Json vocabulary_of(const ServedModel& served) {
           {"misses", m.vocab_misses.load()}};
 }
 
+// Null: all experts are in memory, or there are none.
+Json experts_of(const ServedModel& served) {
+  const text::ExpertStream* const stream = served.model().experts();
+  if (stream == nullptr) return nullptr;
+  const text::ExpertCounters c = stream->counters();
+  return {{"slots", stream->num_slots()},
+          {"experts", stream->num_experts()},
+          {"slot_bytes", stream->memory_bytes()},
+          {"hits", c.hits},
+          {"misses", c.misses},
+          {"late", c.late},
+          {"failures", c.failures},
+          {"bytes_read", c.bytes_read},
+          {"stall_seconds", c.stall_s}};
+}
+
 // The processes that compute, where there are such.
 Json workers(const ServedModel& model) {
   Json out = Json::array();
@@ -195,6 +211,7 @@ Json state(const ModelSet& set) {
                          {"queried_tokens", m.reused_tokens.load() + m.prompt_tokens.load()}};
   if (const Json vocabulary = vocabulary_of(model); !vocabulary.is_null())
     out["vocabulary"] = vocabulary;
+  if (const Json experts = experts_of(model); !experts.is_null()) out["experts"] = experts;
   if (now.partition) {
     out["partition"] = {{"name", now.partition->name},
                         {"prefill_cores", now.partition->prefill_cores},
@@ -258,27 +275,22 @@ std::string metrics(const ModelSet& set) {
                 labels, vocabulary["whole_head_packed_bytes"].get<double>());
   });
   each([&](const ServedModel& model, const Metrics&, const std::string& labels) {
-    const text::ExpertStream* const stream = model.model().experts();
-    if (stream == nullptr) return;
-    const text::ExpertCounters c = stream->counters();
-    const auto count = [&](const char* name, const char* help, double value) {
-      print_counter(out, name, help, labels, value);
+    const Json experts = experts_of(model);
+    if (experts.is_null()) return;
+    const auto count = [&](const char* name, const char* help, const char* key) {
+      print_counter(out, name, help, labels, experts[key].get<double>());
     };
     print_gauge(out, "weft_expert_slots", "Experts that memory holds.", labels,
-                static_cast<double>(stream->num_slots()));
+                experts["slots"].get<double>());
     print_gauge(out, "weft_experts", "Routed experts of the model.", labels,
-                static_cast<double>(stream->num_experts()));
-    count("weft_expert_hits_total", "Experts that were in memory when a layer first asked.",
-          static_cast<double>(c.hits));
-    count("weft_expert_misses_total", "Experts that had to be read.", static_cast<double>(c.misses));
-    count("weft_expert_late_total", "Of those read, those that a layer had to wait for.",
-          static_cast<double>(c.late));
-    count("weft_expert_failures_total", "Reads of experts that failed twice.",
-          static_cast<double>(c.failures));
-    count("weft_expert_read_bytes_total", "Bytes read for experts.",
-          static_cast<double>(c.bytes_read));
+                experts["experts"].get<double>());
+    count("weft_expert_hits_total", "Experts that were in memory when a layer first asked.", "hits");
+    count("weft_expert_misses_total", "Experts that had to be read.", "misses");
+    count("weft_expert_late_total", "Of those read, those that a layer had to wait for.", "late");
+    count("weft_expert_failures_total", "Reads of experts that failed twice.", "failures");
+    count("weft_expert_read_bytes_total", "Bytes read for experts.", "bytes_read");
     count("weft_expert_stall_seconds_total", "Time that forward passes waited for experts.",
-          c.stall_s);
+          "stall_seconds");
   });
   const ResidentMemory memory = resident_memory();
   print_gauge(out, "weft_memory_anonymous_bytes", "Resident memory of the process's own.", "",

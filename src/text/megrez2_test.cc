@@ -17,33 +17,17 @@ using models::Token;
 
 constexpr size_t kMoeLayers = 6, kTop = 2;  // of the fixture
 
-struct Expected {
-  std::vector<Token> tokens;
-  std::vector<float> logits;    // (tokens, vocab_size)
+struct Expected : ReferenceSequence {
   std::vector<int32_t> chosen;  // (kMoeLayers, tokens, kTop)
 };
 
 std::vector<Expected> read_expected(int frequency, bool pre_gate) {
-  const std::string bytes = read_file(kMegrez2Data / ("shared_" + std::to_string(frequency)) /
-                                      (pre_gate ? "logits_on.bin" : "logits_off.bin"));
-  size_t at = 0;
-  const auto take = [&]<typename T>(std::vector<T>& out, size_t count) {
-    EXPECT_LE(at + count * sizeof(T), bytes.size());
-    out.resize(count);
-    std::memcpy(out.data(), bytes.data() + at, count * sizeof(T));
-    at += count * sizeof(T);
-  };
-  std::vector<int32_t> counts, length;
-  take(counts, 2);
-  std::vector<Expected> sequences(static_cast<size_t>(counts[0]));
-  for (Expected& sequence : sequences) {
-    take(length, 1);
-    const auto n = static_cast<size_t>(length[0]);
-    take(sequence.tokens, n);
-    take(sequence.logits, n * static_cast<size_t>(counts[1]));
-    take(sequence.chosen, kMoeLayers * n * kTop);
-  }
-  return sequences;
+  return read_reference<Expected>(
+      kMegrez2Data / ("shared_" + std::to_string(frequency)) /
+          (pre_gate ? "logits_on.bin" : "logits_off.bin"),
+      [](FixtureReader& reader, Expected& sequence) {
+        sequence.chosen = reader.take<int32_t>(kMoeLayers * sequence.tokens.size() * kTop);
+      });
 }
 
 // |got - want| / |want| of all logits together.
@@ -59,9 +43,9 @@ double relative_difference(const std::vector<float>& got, const std::vector<floa
 }
 
 // f32 against float64: seven layers of sums over 64 features err by some 1e-6 of the logits' size.
-// Keys and values are f16 on both sides; where the difference tips a rounding (some 18 times among the
-// 18000 of a sequence), one value moves by 2^-11 of its size, which is 1e-5 of all logits or so. The reference
-// shows that every wrong model differs by 0.2 and more.
+// Keys and values are f16 on both sides; where the difference tips a rounding (some 18 times among
+// the 18000 of a sequence), one value moves by 2^-11 of its size, which is 1e-5 of all logits or
+// so. The reference shows that every wrong model differs by 0.2 and more.
 constexpr double kTolerance = 1e-4;
 
 class Megrez2 : public ::testing::TestWithParam<std::tuple<int, bool>> {
@@ -113,14 +97,14 @@ class Recorder final : public models::ExpertStore {
 };
 
 TEST_P(Megrez2, logits_equal_the_reference) {
-  MixtureRunner runner(folder());
+  ModelRunner runner(folder());
   for (const Expected& sequence : expected())
     EXPECT_LE(relative_difference(runner.run(sequence.tokens, 512), sequence.logits), kTolerance);
 }
 
 TEST_P(Megrez2, experts_are_those_of_the_reference) {
   Recorder* recorder = nullptr;
-  MixtureRunner runner(
+  ModelRunner runner(
       folder(), 1,
       [&](const models::ExpertTable& table, const formats::Checkpoint&, const CoreSet& cores,
           const ProgressFn&) {
@@ -153,14 +137,14 @@ TEST_P(Megrez2, experts_are_those_of_the_reference) {
 
 TEST_P(Megrez2, chunks_batches_and_cores_give_the_same_bits) {
   const auto sequences = expected();
-  MixtureRunner alone(folder());
+  ModelRunner alone(folder());
   std::vector<std::vector<float>> want;
   for (const Expected& sequence : sequences) want.push_back(alone.run(sequence.tokens, 512));
   for (const size_t chunk : {size_t{1}, size_t{7}, size_t{32}})
     EXPECT_EQ(alone.run(sequences[0].tokens, chunk), want[0]) << "chunks of " << chunk;
   const size_t vocab = alone.model->config().vocab_size;
   for (const size_t threads : {1, 2, 3}) {
-    MixtureRunner runner(folder(), threads);
+    ModelRunner runner(folder(), threads);
     const size_t a = runner.cache.create(), b = runner.cache.create();
     const std::span<const Token> first = sequences[0].tokens, second = sequences[1].tokens;
     std::vector<float> got_a, got_b;
@@ -190,7 +174,7 @@ INSTANTIATE_TEST_SUITE_P(megrez2, Megrez2,
 TEST(megrez2, the_same_model_as_gguf) {
   for (const int frequency : {1, 3}) {
     ScratchFolder scratch;
-    MixtureRunner runner(megrez2_gguf(scratch, frequency, "f16"));
+    ModelRunner runner(megrez2_gguf(scratch, frequency, "f16"));
     for (const Expected& sequence : read_expected(frequency, true))
       EXPECT_LE(relative_difference(runner.run(sequence.tokens, 64), sequence.logits), kTolerance);
   }
@@ -199,7 +183,7 @@ TEST(megrez2, the_same_model_as_gguf) {
 TEST(megrez2, memory_plan_is_what_loading_takes) {
   for (const char* type : {"f16", "q8_0", "q4_0"}) {
     ScratchFolder scratch;
-    MixtureRunner runner(megrez2_gguf(scratch, 3, type));
+    ModelRunner runner(megrez2_gguf(scratch, 3, type));
     const models::MemoryPlan plan =
         models::plan_memory(*runner.checkpoint, kernels::KvFormat::kF16, 16);
     EXPECT_GE(plan.weight_bytes, runner.model->weight_bytes());
@@ -228,7 +212,7 @@ TEST(megrez2, unsharing_changes_no_bit) {
     const auto apart = scratch.path / "apart.gguf";
     rewrite_gguf(shared, apart, unshared());
     const auto tokens = read_expected(3, true)[0].tokens;
-    EXPECT_EQ(MixtureRunner(shared).run(tokens, 16), MixtureRunner(apart).run(tokens, 16)) << type;
+    EXPECT_EQ(ModelRunner(shared).run(tokens, 16), ModelRunner(apart).run(tokens, 16)) << type;
   }
 }
 
@@ -242,7 +226,7 @@ TEST(megrez2, sharing_is_derived_where_the_key_is_missing) {
   for (const auto& tensor : file.tensors())
     if (tensor.name.starts_with("blk.6.")) changes.without.push_back(tensor.name);
   rewrite_gguf(shared, shorter, changes);
-  MixtureRunner runner(shorter);
+  ModelRunner runner(shorter);
   EXPECT_EQ(runner.run(read_expected(3, true)[1].tokens, 64).size(), 17U * 96);
 }
 
@@ -252,10 +236,11 @@ TEST(megrez2, random_mixtures_load_in_mixed_types) {
       ScratchFolder scratch;
       const auto path = scratch.path / "random.gguf";
       formats::write_random_model(path, shape, formats::quant_mix(type), 1, CoreSet());
-      MixtureRunner runner(path, 2);
+      ModelRunner runner(path, 2);
       const std::vector<Token> tokens = {1, 2, 3, 4, 5};
       const auto logits = runner.run(tokens, 5);
-      EXPECT_TRUE(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }))
+      EXPECT_TRUE(
+          std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }))
           << shape << " " << type;
       EXPECT_EQ(runner.run(tokens, 2), logits) << shape << " " << type;
     }
@@ -263,7 +248,7 @@ TEST(megrez2, random_mixtures_load_in_mixed_types) {
 
 std::string message_of(const std::filesystem::path& path) {
   try {
-    MixtureRunner runner(path);
+    ModelRunner runner(path);
   } catch (const Error& error) {
     return error.what();
   }

@@ -1,4 +1,4 @@
-// For tests: the tiny Megrez2 models of tests/data/megrez2, variants of them, and passes over them.
+// For tests: the tiny Megrez2 models of tests/data/megrez2 and variants of them.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,8 +17,7 @@
 #include "formats/checkpoint.h"
 #include "formats/gguf.h"
 #include "formats/requantize.h"
-#include "models/language_model.h"
-#include "text/kv_cache.h"
+#include "text/model_runner.h"
 
 namespace weft::text {
 
@@ -93,58 +92,5 @@ inline std::filesystem::path megrez2_gguf(const ScratchFolder& scratch, int freq
       formats::quant_mix(type), CoreSet());
   return path;
 }
-
-// A model with a cache, and passes over it that ask for every logit.
-struct MixtureRunner {
-  ThreadPool pool;
-  std::shared_ptr<const formats::Checkpoint> checkpoint;
-  std::unique_ptr<models::LanguageModel> model;
-  KvCache cache;
-  std::unique_ptr<models::Workspace> workspace;
-
-  explicit MixtureRunner(const std::filesystem::path& path, size_t threads = 1,
-                         const models::OpenExperts& experts = {})
-      : pool(threads),
-        checkpoint(formats::open_checkpoint(path)),
-        model(models::load_language_model(checkpoint, pool.cores(), {}, models::HeadLoading::kNow,
-                                          nullptr, experts)),
-        cache({.num_layers = model->config().num_layers,
-               .shape = model->kv_shape(),
-               .capacity_tokens = 1024}),
-        workspace(model->make_workspace()) {}
-
-  struct Piece {
-    size_t sequence;
-    std::span<const models::Token> tokens;
-    bool may_fail = false;
-  };
-  std::vector<float> pass(const std::vector<Piece>& pieces) {
-    std::vector<models::SequenceInput> batch;
-    size_t rows = 0;
-    for (const Piece& piece : pieces) {
-      EXPECT_TRUE(cache.reserve(piece.sequence, piece.tokens.size()));
-      batch.push_back({.sequence = piece.sequence,
-                       .tokens = piece.tokens,
-                       .first_position = cache.length(piece.sequence),
-                       .logits = models::LogitsWanted::kAll,
-                       .may_fail = piece.may_fail});
-      rows += piece.tokens.size();
-    }
-    std::vector<float> logits(rows * model->config().vocab_size);
-    model->forward(batch, cache, logits.data(), *workspace, pool.cores());
-    return logits;
-  }
-  // One sequence in pieces of `chunk` tokens.
-  std::vector<float> run(std::span<const models::Token> tokens, size_t chunk) {
-    const size_t sequence = cache.create();
-    std::vector<float> all;
-    for (size_t at = 0; at < tokens.size(); at += chunk) {
-      const auto part = pass({{sequence, tokens.subspan(at, std::min(chunk, tokens.size() - at))}});
-      all.insert(all.end(), part.begin(), part.end());
-    }
-    cache.release(sequence);
-    return all;
-  }
-};
 
 }  // namespace weft::text

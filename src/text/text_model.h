@@ -63,7 +63,8 @@ class TextModel {
   // kUnsupported: several ranks and a KV policy, a head that waits or streamed experts. kInvalidInput:
   // experts are to be streamed and the model has none, a context longer than the model's, or a KV
   // policy that cannot be (KvPolicy) or cannot hold its max_length. kOutOfResources: more memory than
-  // `available_bytes`, before any is taken. Else as open_checkpoint and load_language_model.
+  // `available_bytes`, before any is taken. Else as open_checkpoint and load_language_model, and what
+  // `progress` throws (Ctrl-C while a large file is loaded or its experts are packed).
   static TextModel load(const std::filesystem::path& path, const TextModelOptions& options,
                         const CoreSet& cores, const ProgressFn& progress = {});
 

@@ -120,6 +120,16 @@ function draw(room, state) {
       if (profile.name) node("div", box, { class: "muted" }, `${profile.name}: ${number(profile.size)} tokens`);
   }
 
+  const experts = state.experts;
+  if (experts) {
+    const box = card(cards, "Experts");
+    node("div", box, { class: "big" }, `${number(experts.slots)} `).append(
+      Object.assign(document.createElement("small"), { textContent: `of ${number(experts.experts)} in memory, ${number(experts.slot_bytes / MIB)} MiB` }));
+    chart(box, "Experts found in memory, per cent of those asked for", [(p) => p.expertHits], 10);
+    node("div", box, { class: "muted" }, `${number(experts.bytes_read / MIB)} MiB read · ${number(experts.late)} of ${number(experts.misses)} came late · waited ${number(experts.stall_seconds, 1)} s`);
+    if (experts.failures) node("div", box, { class: "muted" }, `${number(experts.failures)} could not be read`);
+  }
+
   if (state.partition) {
     const shares = card(cards, "Cores of each phase");
     node("div", shares, { class: "big" }, state.partition.name);
@@ -178,13 +188,16 @@ async function look(room) {
     room.textContent = error.message;
     return;
   }
-  const kv = state.kv ?? {};
+  const kv = state.kv ?? {}, experts = state.experts, before = history.at(-1)?.experts;
+  const hits = (experts?.hits ?? 0) - (before?.hits ?? 0), misses = (experts?.misses ?? 0) - (before?.misses ?? 0);
   history.push({
     time: performance.now() / 1000,
     generated: state.tokens_per_second?.generated ?? 0,
     prompt: state.tokens_per_second?.prompt ?? 0,
     kv: kv.blocks_total ? (100 * kv.blocks_used) / kv.blocks_total : 0,
     kvBytes: kv.bytes,
+    experts,
+    expertHits: hits + misses > 0 ? (100 * hits) / (hits + misses) : history.at(-1)?.expertHits ?? 0,
     prefillCores: state.partition?.prefill_cores,
     decodeCores: state.partition?.decode_cores,
     forecast: state.partition?.forecast,

@@ -1,5 +1,6 @@
 #include "text/expert_stream/crc32c.h"
 
+#include <algorithm>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -39,7 +40,7 @@ uint64_t load(const uint8_t* p) {
   return v;
 }
 
-__attribute__((target("sse4.2"))) RecordChecksum quarters(const uint8_t* data, size_t quarter) {
+__attribute__((target("sse4.2"))) HalfChecksum quarters(const uint8_t* data, size_t quarter) {
   uint64_t a = ~0U, b = ~0U, c = ~0U, d = ~0U;
   for (size_t i = 0; i < quarter; i += 8) {
     a = _mm_crc32_u64(a, load(data + i));
@@ -56,13 +57,23 @@ __attribute__((target("sse4.2"))) RecordChecksum quarters(const uint8_t* data, s
 
 uint32_t crc32c(const uint8_t* data, size_t size) { return portable(data, size); }
 
-RecordChecksum record_checksum(const uint8_t* data, size_t size) {
-  const size_t quarter = size / 4;
+HalfChecksum half_checksum(const uint8_t* data, size_t size, size_t half) {
+  data += size / 2 * half;
+  const size_t quarter = size / 8;
 #if defined(__x86_64__)
   if (has_instruction()) return quarters(data, quarter);
 #endif
-  RecordChecksum out{};
+  HalfChecksum out{};
   for (size_t i = 0; i < 4; ++i) out[i] = portable(data + i * quarter, quarter);
+  return out;
+}
+
+RecordChecksum record_checksum(const uint8_t* data, size_t size) {
+  RecordChecksum out{};
+  for (const size_t half : {0, 1}) {
+    const HalfChecksum sums = half_checksum(data, size, half);
+    std::copy(sums.begin(), sums.end(), out.begin() + 4 * static_cast<ptrdiff_t>(half));
+  }
   return out;
 }
 

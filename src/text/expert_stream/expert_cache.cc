@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "base/error.h"
@@ -60,7 +61,10 @@ std::optional<size_t> ExpertCache::key_in(size_t slot) const {
 void ExpertCache::begin_layer(size_t layer) {
   const size_t group = layer / shape_.layers_per_group;
   // A layer that is not after the last one begins another pass.
-  if (last_layer_[group] == SIZE_MAX || layer <= last_layer_[group]) ++group_passes_[group];
+  if (last_layer_[group] == SIZE_MAX || layer <= last_layer_[group]) {
+    learn(group);
+    ++group_passes_[group];
+  }
   last_layer_[group] = layer;
 }
 
@@ -86,7 +90,40 @@ float ExpertCache::frequency_now(const History& history, size_t group) const {
   return seen > 0 ? decayed(history, group) / seen : 0;
 }
 
-// Layers until the group's next turn, then as many rounds as its frequency makes likely.
+size_t ExpertCache::kind_of(const History& history, size_t group) const {
+  size_t age = kAges - 1;  // never used
+  if (history.last_pass != 0) {
+    const uint64_t passes = group_passes_[group] - history.last_pass;
+    age = std::min<size_t>(kAges - 2, static_cast<size_t>(std::bit_width(passes)));
+  }
+  const float frequency = frequency_now(history, group);
+  size_t rarity = 0;
+  for (float bound = 0.5f; rarity + 1 < kFrequencies && frequency < bound; bound /= 2) ++rarity;
+  return age * kFrequencies + rarity;
+}
+
+void ExpertCache::learn(size_t group) {
+  constexpr float kMany = 4096;  // older passes fade
+  for (size_t e = 0; e < shape_.experts_per_group; ++e) {
+    History& history = history_[group * shape_.experts_per_group + e];
+    if (group_passes_[group] != 0) {
+      Chance& chance = chances_[history.kind];
+      chance.passes += 1;
+      if (history.last_pass == group_passes_[group]) chance.uses += 1;
+      if (chance.passes >= kMany) chance = {chance.passes / 2, chance.uses / 2};
+    }
+    history.kind = kind_of(history, group);
+  }
+}
+
+// Until its kind has been seen often, how often it was used itself.
+double ExpertCache::chance(const History& history, size_t group) const {
+  constexpr double kTrust = 16;  // passes
+  const Chance& seen = chances_[kind_of(history, group)];
+  return (seen.uses + kTrust * frequency_now(history, group)) / (seen.passes + kTrust);
+}
+
+// Layers until the group's next turn, then as many rounds as its chance makes likely.
 double ExpertCache::expected_wait(size_t key, size_t layer) const {
   const size_t group = key / shape_.experts_per_group, n = shape_.num_layers;
   const size_t leader = group * shape_.layers_per_group;
@@ -94,9 +131,8 @@ double ExpertCache::expected_wait(size_t key, size_t layer) const {
   size_t distance = (leader + n - layer) % n;
   if (distance == 0) distance = n;
   if (layer >= leader && layer + 1 < end) distance = 1;
-  const double frequency = std::max<double>(kRarest, frequency_now(history_[key], group));
-  return static_cast<double>(distance) +
-         static_cast<double>(n) * (1 / std::min(1.0, frequency) - 1);
+  const double likely = std::clamp<double>(chance(history_[key], group), kRarest, 1);
+  return static_cast<double>(distance) + static_cast<double>(n) * (1 / likely - 1);
 }
 
 double ExpertCache::reason_to_go(size_t key, size_t layer) const {

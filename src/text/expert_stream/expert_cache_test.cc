@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "text/expert_stream/crc32c.h"
 #include "text/expert_stream/expert_memory.h"
 #include "text/expert_stream/expert_trace.h"
@@ -62,13 +63,31 @@ TEST(expert_cache, overlap_of_layers_and_tokens_is_counted) {
   EXPECT_DOUBLE_EQ(overlap.by_chance, 0.5);
 }
 
-TEST(crc32c, published_value_and_quarters) {
+TEST(expert_cache, expected_learns_how_long_experts_stay) {
+  // One group of one layer: each of two experts stays with 7 of 8, and another one follows it.
+  ExpertTrace trace{{1, 1, 1, 32}, {}};
+  std::vector<uint32_t> now = {0, 1};
+  for (uint32_t p = 0; p < 2000; ++p) {
+    for (size_t i = 0; i < 2; ++i) {
+      const auto random = philox4x32({p, static_cast<uint32_t>(i), 0, 0}, {1, 2});
+      if (random[0] % 8 == 0 && random[1] % 32 != now[1 - i]) now[i] = random[1] % 32;
+    }
+    trace.visits.push_back({0, now});
+  }
+  // Frequencies alone would let those go that have just come.
+  const double expected = replay(trace, 5, ExpertPolicy::kExpected, false).hit_rate();
+  EXPECT_GE(expected, replay(trace, 5, ExpertPolicy::kLru, false).hit_rate() - 0.01);
+  EXPECT_GT(expected, replay(trace, 5, ExpertPolicy::kLfu, false).hit_rate() + 0.02);
+}
+
+TEST(crc32c, published_value_and_parts) {
   const char* const text = "123456789";
   EXPECT_EQ(crc32c(reinterpret_cast<const uint8_t*>(text), 9), 0xE3069283U);
   std::vector<uint8_t> bytes(4096);
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(i * i >> 3);
   const RecordChecksum sum = record_checksum(bytes.data(), bytes.size());
-  for (size_t q = 0; q < 4; ++q) EXPECT_EQ(sum[q], crc32c(bytes.data() + q * 1024, 1024));
+  for (size_t q = 0; q < 8; ++q) EXPECT_EQ(sum[q], crc32c(bytes.data() + q * 512, 512));
+  EXPECT_EQ(half_checksum(bytes.data(), bytes.size(), 1)[0], sum[4]);
 }
 
 TEST(expert_memory, budgets_are_bytes_or_parts) {

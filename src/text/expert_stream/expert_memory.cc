@@ -119,8 +119,6 @@ models::OpenExperts open_expert_stream(const ExpertMemoryOptions& options, size_
                          progress, why);
     }
     if (source == nullptr) source = open_slice_source(table, checkpoint, records, options.io);
-    if (options.bytes_per_second > 0)
-      source = slow_down(std::move(source), options.bytes_per_second);
     auto made = std::make_unique<ExpertStream>(table, records, std::move(source),
                                                ExpertStreamOptions{.num_slots = num_slots,
                                                                    .policy = options.policy,

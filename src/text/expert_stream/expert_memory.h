@@ -31,7 +31,6 @@ struct ExpertMemoryOptions {
   // Empty: beside the model, MODEL.experts; where that cannot be written, and with "none", experts
   // are read from the model's own file.
   std::filesystem::path pack = {};
-  double bytes_per_second = 0;  // a slower disk, for benches; 0: as it is
   std::function<void(size_t layer, std::span<const uint32_t> experts)> on_visit = {};
   std::function<void(const std::string&)> log =
       {};  // one line, where experts are read from and why
@@ -44,7 +43,8 @@ size_t plan_expert_slots(const ExpertBudget& budget, const models::MemoryPlan& p
 // Of one slot, as the plan knows it.
 size_t expert_slot_bytes(const models::MemoryPlan& plan);
 
-// What loads a model's experts so. `stream` is set to the store that the model then owns.
+// What loads a model's experts so. Packing reports its progress record by record; where that throws
+// (Ctrl-C), nothing is left behind. `stream` is set to the store that the model then owns.
 models::OpenExperts open_expert_stream(const ExpertMemoryOptions& options, size_t num_slots,
                                        const std::filesystem::path& model, ExpertStream** stream);
 

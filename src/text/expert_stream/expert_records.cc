@@ -18,7 +18,7 @@ using models::ExpertMatrices;
 using models::ExpertTable;
 
 constexpr char kMagic[8] = {'W', 'E', 'F', 'T', 'X', 'P', 'K', '1'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint32_t kPanelLayout = 1;  // of kernels/panel_layout.h: another number when that changes
 
 struct Header {
@@ -102,6 +102,10 @@ uint64_t model_identity(const formats::Checkpoint& checkpoint, const ExpertTable
   for (const ExpertMatrices& expert : table.experts)
     for (const TensorView* view : {&expert.gate, &expert.up, &expert.down})
       hash.add(view->data, std::min(kSample, view->bytes()));
+  // The system has mapped whole stretches around each sample: gigabytes that nobody will look at.
+  for (const ExpertMatrices& expert : table.experts)
+    for (const TensorView* view : {&expert.gate, &expert.up, &expert.down})
+      checkpoint.release(*view);
   return hash.value();
 }
 

@@ -4,7 +4,7 @@
 //   0     "WEFTXPK1"  u32 version  u32 layout of panels  u64 identity of the model
 //         u64 records  u64 offset of the index
 //   4096  records, group by group, each a whole number of 4 KiB pages
-//   ...   index: u32[4] for each record, the CRC32C of its quarters; u32 CRC32C of the index before
+//   ...   index: u32[8] for each record, the CRC32C of its eighths; u32 CRC32C of the index before
 //   it
 //
 // A pack is made once from a model's file, appears whole or not at all, and may be deleted at any

@@ -3,12 +3,16 @@
 // by reader threads, and with pre-gated routing a whole layer before. The answers are bit for bit
 // those of a model whose experts are all in memory.
 //
-// A slot is empty, loading, ready or failed; it is held by the passes that wait for or compute with
-// it, and only a ready slot that nobody holds gives its place to another expert. A pass computes
+// A slot is empty, loading, come (read, and not yet checked), being checked, ready or failed.
+// Readers do nothing but read, since each moment of theirs is taken from a core that computes: the
+// pass that first computes with an expert checks it, on its own cores and while it comes into their
+// caches anyway. A slot is held by the passes that wait for or compute with it, and only a slot
+// that is not being read and that nobody holds gives its place to another expert. A pass computes
 // with what has come before it waits for more, and what it expects takes slots only while nobody
 // waits for one: so passes in several threads cannot wait for each other.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -69,11 +73,13 @@ class ExpertStream final : public models::ExpertStore {
 
  private:
   class Pass;
-  enum class State : uint8_t { kEmpty, kLoading, kReady, kFailed };
+  enum class State : uint8_t { kEmpty, kLoading, kCome, kChecking, kReady, kFailed };
   struct Slot {
     State state = State::kEmpty;
-    size_t holds = 0;  // wants of passes
-    models::Mlp mlp;   // when ready
+    bool again = false;               // it came damaged, and is read a second time
+    size_t holds = 0;                 // wants of passes
+    const uint8_t* record = nullptr;  // once come; in the slot, or of the source's own
+    models::Mlp mlp;                  // over it
     std::optional<Error> error;
   };
   // One expert that a pass wants.
@@ -94,7 +100,13 @@ class ExpertStream final : public models::ExpertStore {
   bool hold_or_place(Want& want);
   void release(Want& want);
   void fill_slots();
+  void tell_passes();  // that something has come, or a slot was found
   Job take_job();
+
+  bool may_go(const Slot& slot) const {
+    return slot.holds == 0 && (slot.state == State::kReady || slot.state == State::kCome);
+  }
+  void checked(size_t slot, std::optional<Error> error);
 
   void read_records();  // a reader thread
 
@@ -109,13 +121,14 @@ class ExpertStream final : public models::ExpertStore {
   std::condition_variable come_, to_read_;
   ExpertCache cache_;
   std::vector<Slot> slots_;
-  std::vector<uint8_t> may_go_;  // by slot: ready, and held by nobody
+  std::vector<uint8_t> may_go_;  // by slot: read, and held by nobody
   std::list<Want*> waiting_;     // for a slot, in the order of asking
   std::deque<Job> jobs_;
   std::vector<size_t> needs_;  // by slot: wants of layers that are being computed
   uint64_t next_order_ = 0;
   ExpertCounters counters_;
   bool closing_ = false;
+  std::atomic<uint64_t> changes_{0};  // that come_ tells of, also to those who wait awake
 
   std::vector<std::thread> readers_;
 };

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <latch>
 #include <map>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -42,9 +43,13 @@ class TestSource final : public RecordSource {
   using Before = std::function<void(size_t group, size_t expert)>;
   TestSource(std::unique_ptr<RecordSource> source, Before before)
       : source_(std::move(source)), before_(std::move(before)) {}
-  size_t read(size_t group, size_t expert, uint8_t* record) override {
+  Record read(size_t group, size_t expert, uint8_t* room) override {
     before_(group, expert);
-    return source_->read(group, expert, record);
+    return source_->read(group, expert, room);
+  }
+  std::optional<Error> check(size_t group, size_t expert, const uint8_t* record,
+                             size_t half) const override {
+    return source_->check(group, expert, record, half);
   }
   std::string describe() const override { return "a test's"; }
 
@@ -79,7 +84,7 @@ TEST(expert_stream, is_bit_equal_to_all_in_memory) {
   const auto tokens = some_tokens(kSanitized ? 12 : 24);
   for (const char* type : {"f16", "q8_0"}) {
     const auto path = megrez2_gguf(scratch, 3, type);
-    const auto want = MixtureRunner(path).run(tokens, 512);
+    const auto want = ModelRunner(path).run(tokens, 512);
     for (const size_t slots : {size_t{1}, kTop, 2 * kTop, kAll / 2, kAll})
       for (const ExpertPolicy policy : {ExpertPolicy::kExpected, ExpertPolicy::kLru,
                                         ExpertPolicy::kLfu, ExpertPolicy::kLeastStale})
@@ -88,7 +93,7 @@ TEST(expert_stream, is_bit_equal_to_all_in_memory) {
                              .policy = policy,
                              .prefetch = prefetch,
                              .num_readers = 1 + (slots + (prefetch ? 1 : 0)) % 3}};
-          MixtureRunner runner(path, 1, streamed.opener());
+          ModelRunner runner(path, 1, streamed.opener());
           for (const size_t chunk : {size_t{1}, size_t{7}, size_t{512}})
             ASSERT_EQ(runner.run(tokens, chunk), want)
                 << type << ", " << slots << " slots, " << name(policy) << ", "
@@ -109,25 +114,25 @@ TEST(expert_stream, batches_of_four_are_bit_equal) {
   std::vector<std::span<const Token>> parts;
   for (size_t i = 0; i < 4; ++i)
     parts.push_back(std::span<const Token>(tokens).subspan(10 * i, 10));
-  const auto run = [&](MixtureRunner& runner) {
+  const auto run = [&](ModelRunner& runner) {
     std::vector<size_t> ids;
     for (size_t i = 0; i < 4; ++i) ids.push_back(runner.cache.create());
     std::vector<float> all;
     const std::vector<std::pair<size_t, size_t>> steps = {{0, 6}, {6, 1}, {7, 1}, {8, 2}};
     for (const auto& [at, count] : steps) {
-      std::vector<MixtureRunner::Piece> pieces;
+      std::vector<ModelRunner::Piece> pieces;
       for (size_t i = 0; i < 4; ++i) pieces.push_back({ids[i], parts[i].subspan(at, count)});
       const auto logits = runner.pass(pieces);
       all.insert(all.end(), logits.begin(), logits.end());
     }
     return all;
   };
-  MixtureRunner resident(path);
+  ModelRunner resident(path);
   const auto want = run(resident);
   for (const size_t slots : {size_t{1}, size_t{3}, size_t{9}})
     for (const size_t threads : {1, 2}) {
       Streamed streamed{{.num_slots = slots}};
-      MixtureRunner runner(path, threads, streamed.opener());
+      ModelRunner runner(path, threads, streamed.opener());
       EXPECT_EQ(run(runner), want) << slots << " slots, " << threads << " threads";
     }
 }
@@ -135,7 +140,7 @@ TEST(expert_stream, batches_of_four_are_bit_equal) {
 TEST(expert_stream, a_chunk_reads_each_expert_once_if_a_group_fits) {
   ScratchFolder scratch;
   Streamed streamed{{.num_slots = kAll / 2}};
-  MixtureRunner runner(megrez2_gguf(scratch, 3, "q8_0"), 1, streamed.opener());
+  ModelRunner runner(megrez2_gguf(scratch, 3, "q8_0"), 1, streamed.opener());
   runner.run(some_tokens(200), 200);
   EXPECT_LE(streamed.stream->counters().misses, kAll);
 }
@@ -155,7 +160,7 @@ TEST(expert_stream, the_live_counters_are_the_replayed_ones) {
                            .on_visit = [&](size_t layer, std::span<const uint32_t> experts) {
                              trace.visits.push_back({layer, {experts.begin(), experts.end()}});
                            }}};
-        MixtureRunner runner(path, 1, streamed.opener());
+        ModelRunner runner(path, 1, streamed.opener());
         runner.run(tokens, 1);
         ASSERT_EQ(trace.visits.size(), 60U * 6);
         const ExpertCounters live = streamed.stream->counters();
@@ -192,7 +197,7 @@ TEST(expert_stream, a_read_that_fails_for_good_fails_those_alone_who_need_it) {
         {.num_slots = kAll, .on_visit = [&](size_t layer, std::span<const uint32_t> experts) {
            wanted[s][layer / 3].insert(experts.begin(), experts.end());
          }}};
-    MixtureRunner(path, 1, watch.opener()).run(s == 0 ? a : b, 1);
+    ModelRunner(path, 1, watch.opener()).run(s == 0 ? a : b, 1);
   }
   std::optional<uint32_t> only_a;
   for (const uint32_t e : wanted[0][1])
@@ -203,8 +208,8 @@ TEST(expert_stream, a_read_that_fails_for_good_fails_those_alone_who_need_it) {
   for (const size_t slots : {size_t{1}, size_t{6}}) {
     failing.left = -1;
     Streamed streamed{{.num_slots = slots}, nullptr, [&](size_t g, size_t e) { failing(g, e); }};
-    MixtureRunner runner(path, 1, streamed.opener());
-    const auto want_b = MixtureRunner(path).run(b, 1);
+    ModelRunner runner(path, 1, streamed.opener());
+    const auto want_b = ModelRunner(path).run(b, 1);
     const size_t ids[] = {runner.cache.create(), runner.cache.create()};
     const auto logits = runner.pass({{ids[0], a, true}, {ids[1], b, true}});
     ASSERT_NE(runner.workspace->failure(0), nullptr);
@@ -217,7 +222,7 @@ TEST(expert_stream, a_read_that_fails_for_good_fails_those_alone_who_need_it) {
     runner.cache.release(ids[0]);
     EXPECT_THROW(runner.run(a, 1), Error);
     failing.left = 0;
-    EXPECT_EQ(runner.run(a, 1), MixtureRunner(path).run(a, 1));
+    EXPECT_EQ(runner.run(a, 1), ModelRunner(path).run(a, 1));
   }
 }
 
@@ -230,8 +235,8 @@ TEST(expert_stream, a_read_that_fails_once_is_tried_again) {
     failing.expert = e;
     failing.left = 1;
     Streamed streamed{{.num_slots = 4}, nullptr, [&](size_t g, size_t x) { failing(g, x); }};
-    MixtureRunner runner(path, 1, streamed.opener());
-    EXPECT_EQ(runner.run(tokens, 7), MixtureRunner(path).run(tokens, 7));
+    ModelRunner runner(path, 1, streamed.opener());
+    EXPECT_EQ(runner.run(tokens, 7), ModelRunner(path).run(tokens, 7));
     EXPECT_EQ(streamed.stream->counters().failures, 0U);
   }
   EXPECT_GT(failing.reads.load(), 8);
@@ -244,7 +249,7 @@ TEST(expert_stream, waiting_for_an_expert_has_an_end) {
                     nullptr,
                     [&](size_t, size_t) { go.wait(); }};
   {
-    MixtureRunner runner(megrez2_gguf(scratch, 3, "q8_0"), 1, streamed.opener());
+    ModelRunner runner(megrez2_gguf(scratch, 3, "q8_0"), 1, streamed.opener());
     try {
       runner.run(some_tokens(1), 1);
       FAIL();
@@ -266,7 +271,7 @@ struct PackTest : ::testing::Test {
   std::vector<float> run(ExpertMemoryOptions options, size_t slots = 5,
                          ExpertCounters* counters = nullptr) {
     ExpertStream* stream = nullptr;
-    MixtureRunner runner(model, 1, open_expert_stream(options, slots, model, &stream));
+    ModelRunner runner(model, 1, open_expert_stream(options, slots, model, &stream));
     auto logits = runner.run(tokens, 7);
     if (counters != nullptr) *counters = stream->counters();
     return logits;
@@ -279,6 +284,21 @@ struct PackTest : ::testing::Test {
     }
     return "(ran)";
   }
+  void shrink(ExpertIo io) {
+    ModelRunner runner(model, 1, open_expert_stream({.io = io}, 1, model, nullptr));
+    const auto want = runner.run(tokens, 7);
+    const auto size = fs::file_size(pack);
+    fs::resize_file(pack, 4096);
+    try {
+      runner.run(tokens, 7);
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("shorter since it was opened"), std::string::npos);
+    }
+    fs::resize_file(pack, size);  // zeros: refused by their checksums
+    EXPECT_THROW(runner.run(tokens, 7), Error);
+    fs::remove(pack);
+  }
   void flip(size_t at) {
     std::fstream file(pack, std::ios::in | std::ios::out | std::ios::binary);
     file.seekg(static_cast<std::streamoff>(at));
@@ -289,7 +309,7 @@ struct PackTest : ::testing::Test {
 };
 
 TEST_F(PackTest, every_way_of_reading_gives_the_same_bits) {
-  const auto want = MixtureRunner(model).run(tokens, 7);
+  const auto want = ModelRunner(model).run(tokens, 7);
   for (const ExpertIo io :
        {ExpertIo::kAuto, ExpertIo::kDirect, ExpertIo::kCached, ExpertIo::kMmap}) {
     ExpertCounters counters;
@@ -301,10 +321,10 @@ TEST_F(PackTest, every_way_of_reading_gives_the_same_bits) {
 
 TEST_F(PackTest, a_folder_of_tensors_streams_too) {
   const fs::path folder = kMegrez2Data / "shared_3";
-  const auto want = MixtureRunner(folder).run(tokens, 7);
+  const auto want = ModelRunner(folder).run(tokens, 7);
   for (const ExpertIo io : {ExpertIo::kDirect, ExpertIo::kCached, ExpertIo::kMmap}) {
-    MixtureRunner runner(folder, 1,
-                         open_expert_stream({.io = io, .pack = "none"}, 5, folder, nullptr));
+    ModelRunner runner(folder, 1,
+                       open_expert_stream({.io = io, .pack = "none"}, 5, folder, nullptr));
     EXPECT_EQ(runner.run(tokens, 7), want);
   }
 }
@@ -315,12 +335,12 @@ TEST_F(PackTest, built_twice_is_the_same_file) {
   fs::remove(pack);
   run({});
   EXPECT_EQ(read_file(pack), first);
-  EXPECT_EQ(first.size() % 4096, (16 * 16 + 4) % 4096) << "records of whole pages, then the index";
+  EXPECT_EQ(first.size() % 4096, (16 * 32 + 4) % 4096) << "records of whole pages, then the index";
 }
 
 TEST_F(PackTest, a_flipped_byte_is_named_and_never_computed_with) {
   const auto want = run({});
-  const size_t record = (fs::file_size(pack) - 4096 - 260) / 16;
+  const size_t record = (fs::file_size(pack) - 4096 - 516) / 16;
   flip(4096 + 9 * record + 100);  // group 1, expert 1
   for (const ExpertIo io : {ExpertIo::kDirect, ExpertIo::kCached, ExpertIo::kMmap}) {
     const std::string message = refusal({.io = io});
@@ -374,30 +394,106 @@ TEST_F(PackTest, foreign_and_damaged_packs_are_refused) {
 TEST_F(PackTest, where_no_pack_can_be_made_the_model_is_read) {
   std::string log;
   const fs::path nowhere = scratch.path / "gone" / "model.gguf";
-  MixtureRunner runner(model, 1,
-                       open_expert_stream({.log = [&](const std::string& line) { log = line; }}, 5,
-                                          nowhere, nullptr));
-  EXPECT_EQ(runner.run(tokens, 7), MixtureRunner(model).run(tokens, 7));
+  ModelRunner runner(model, 1,
+                     open_expert_stream({.log = [&](const std::string& line) { log = line; }}, 5,
+                                        nowhere, nullptr));
+  EXPECT_EQ(runner.run(tokens, 7), ModelRunner(model).run(tokens, 7));
   EXPECT_NE(log.find("packed after each read"), std::string::npos) << log;
   EXPECT_NE(log.find("no pack could be made"), std::string::npos) << log;
   // One that was asked for by name is not left out silently.
   EXPECT_NE(refusal({.pack = nowhere}).find("cannot create"), std::string::npos);
 }
 
-TEST_F(PackTest, a_file_that_shrinks_fails_the_pass_and_says_so) {
-  ExpertStream* stream = nullptr;
-  MixtureRunner runner(model, 1, open_expert_stream({.io = ExpertIo::kCached}, 1, model, &stream));
-  const auto want = runner.run(tokens, 7);
-  const auto size = fs::file_size(pack);
-  fs::resize_file(pack, 4096);
+TEST_F(PackTest, packing_that_is_stopped_leaves_nothing_behind) {
+  run({});
+  const size_t records_end = fs::file_size(pack) - 516;  // what progress counts up to
+  fs::remove(pack);
+  const auto files = [this] {
+    return std::distance(fs::directory_iterator(scratch.path), fs::directory_iterator());
+  };
+  const auto before = files();
+  const std::atomic<bool> stopped{true};
+  const auto stop_half_way = [&](size_t done, size_t total) {
+    if (total == records_end && done > total / 2) StopToken(&stopped).throw_if_stopped();
+  };
   try {
-    runner.run(tokens, 7);
+    models::load_language_model(formats::open_checkpoint(model), CoreSet(), stop_half_way,
+                                models::HeadLoading::kNow, nullptr,
+                                open_expert_stream({}, 5, model, nullptr));
     FAIL();
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("shorter since it was opened"), std::string::npos);
+    EXPECT_EQ(error.kind(), ErrorKind::kCancelled);
   }
-  fs::resize_file(pack, size);  // zeros: refused by their checksums
+  EXPECT_EQ(files(), before);
+  EXPECT_EQ(run({}), ModelRunner(model).run(tokens, 7));
+}
+
+TEST_F(PackTest, a_record_that_came_damaged_is_read_again) {
+  const auto want = run({});
+  // Each record comes with a wrong byte the first time.
+  struct ErringDisk final : RecordSource {
+    std::unique_ptr<RecordSource> source;
+    const RecordTable records;
+    std::mutex mutex;
+    std::set<std::pair<size_t, size_t>> seen;
+    std::atomic<bool> for_good{false};
+    ErringDisk(std::unique_ptr<RecordSource> from, const RecordTable& table)
+        : source(std::move(from)), records(table) {}
+    Record read(size_t group, size_t expert, uint8_t* room) override {
+      const Record record = source->read(group, expert, room);
+      const std::lock_guard lock(mutex);
+      if (seen.insert({group, expert}).second || for_good)
+        room[records.layouts[group].bytes - 9] ^= 4;
+      return record;
+    }
+    std::optional<Error> check(size_t group, size_t expert, const uint8_t* record,
+                               size_t half) const override {
+      return source->check(group, expert, record, half);
+    }
+    std::string describe() const override { return "an erring disk"; }
+  };
+  ErringDisk* disk = nullptr;
+  ExpertStream* stream = nullptr;
+  ModelRunner runner(
+      model, 2,
+      [&](const models::ExpertTable& table, const formats::Checkpoint& checkpoint, const CoreSet&,
+          const ProgressFn&) {
+        const RecordTable records(table);
+        auto made = std::make_unique<ErringDisk>(
+            open_pack_source(pack, records, model_identity(checkpoint, table), ExpertIo::kCached),
+            records);
+        disk = made.get();
+        auto store = std::make_unique<ExpertStream>(table, records, std::move(made),
+                                                    ExpertStreamOptions{.num_slots = 5});
+        stream = store.get();
+        return store;
+      });
+  EXPECT_EQ(runner.run(tokens, 7), want);
+  EXPECT_EQ(stream->counters().failures, 0U);
+  disk->for_good = true;
   EXPECT_THROW(runner.run(tokens, 7), Error);
+  EXPECT_GT(stream->counters().failures, 0U);
+  disk->for_good = false;
+  EXPECT_EQ(runner.run(tokens, 7), want);
+}
+
+TEST_F(PackTest, a_file_that_shrinks_fails_the_pass_and_says_so) {
+  for (const ExpertIo io : {ExpertIo::kCached, ExpertIo::kDirect, ExpertIo::kMmap}) shrink(io);
+}
+
+TEST_F(PackTest, an_emulated_disk_gives_the_same_bits) {
+  const auto want = run({});
+  ModelRunner runner(
+      model, 1,
+      [&](const models::ExpertTable& table, const formats::Checkpoint& checkpoint, const CoreSet&,
+          const ProgressFn&) {
+        const RecordTable records(table);
+        return std::make_unique<ExpertStream>(
+            table, records,
+            open_emulated_disk(pack, records, model_identity(checkpoint, table), 1e9),
+            ExpertStreamOptions{.num_slots = 5});
+      });
+  EXPECT_EQ(runner.run(tokens, 7), want);
 }
 
 // ---- several passes at once ----
@@ -418,16 +514,24 @@ TEST(expert_stream, stress_of_passes_in_several_threads) {
 
   struct NumberedSource final : RecordSource {
     std::atomic<uint32_t> reads{0};
-    size_t read(size_t group, size_t expert, uint8_t* record) override {
+    Record read(size_t group, size_t expert, uint8_t* room) override {
       const uint32_t n = reads++;
       const auto random = philox4x32({n, 0, 0, 0}, {3, 4});
-      auto* values = reinterpret_cast<float*>(record);
+      auto* values = reinterpret_cast<float*>(room);
       const float number = static_cast<float>(group * kExperts + expert);
       std::fill_n(values, 512, -1.0f);
       for (uint32_t i = 0; i < random[0] % 4; ++i) std::this_thread::yield();
       if (random[1] % 64 == 0) fail(ErrorKind::kIo, "random failure {}", n);
       std::fill_n(values, 1024, number);
-      return 4096;
+      return {room, 4096};
+    }
+    std::optional<Error> check(size_t group, size_t expert, const uint8_t* record,
+                               size_t half) const override {
+      // A slot that is checked holds what was read for it.
+      const float number = static_cast<float>(group * kExperts + expert);
+      if (reinterpret_cast<const float*>(record)[half * 512] != number)
+        return Error(ErrorKind::kInvalidInput, "another's record");
+      return std::nullopt;
     }
     std::string describe() const override { return "numbers"; }
   };

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "base/error.h"
 #include "formats/checkpoint.h"
 #include "models/expert_store.h"
 #include "text/expert_stream/expert_records.h"
@@ -24,14 +26,24 @@ enum class ExpertIo : uint8_t {
 class RecordSource {
  public:
   virtual ~RecordSource() = default;
-  // Fills `record` (records().layouts[group].bytes, 4 KiB aligned). Returns the bytes that were
-  // read. kIo: the system refuses, or the file is shorter than it was; kInvalidInput: a checksum is
-  // wrong. Each names file, group, expert and offset.
-  virtual size_t read(size_t group, size_t expert, uint8_t* record) = 0;
+  struct Record {
+    const uint8_t* at = nullptr;  // `room`, or memory of the source's own
+    size_t bytes_read = 0;
+  };
+  // Into `room` (records().layouts[group].bytes, 4 KiB aligned). kIo: the system refuses, or the
+  // file is shorter than it was; names file, group, expert and offset.
+  virtual Record read(size_t group, size_t expert, uint8_t* room) = 0;
+  // What is wrong with half of a record (0 or 1) that was read: its checksum, by name as above.
+  // Apart from read(), which waits for the disk: this computes, and is for the cores that compute.
+  virtual std::optional<Error> check(size_t /*group*/, size_t /*expert*/, const uint8_t* /*record*/,
+                                     size_t /*half*/) const {
+    return std::nullopt;
+  }
   virtual std::string describe() const = 0;  // "model.gguf.experts, direct"
 };
 
-// How much memory there is for this process: of its control group, else of the machine.
+// How much memory there is for this process: the least limit of its control groups, else the
+// machine.
 size_t memory_limit();
 
 // A pack that belongs to the model. Errors as read_pack_index.
@@ -42,8 +54,11 @@ std::unique_ptr<RecordSource> open_pack_source(const std::filesystem::path& path
 std::unique_ptr<RecordSource> open_slice_source(models::ExpertTable table,
                                                 const formats::Checkpoint& checkpoint,
                                                 const RecordTable& records, ExpertIo io);
-// Lets pass at most so many bytes a second, as a slower disk would (benches).
-std::unique_ptr<RecordSource> slow_down(std::unique_ptr<RecordSource> source,
-                                        double bytes_per_second);
+// For benches: a disk of so many bytes a second, which reads one record after the other. The whole
+// pack is in memory, and a record is computed with where it lies: as with a disk's own transfers,
+// no core copies.
+std::unique_ptr<RecordSource> open_emulated_disk(const std::filesystem::path& pack,
+                                                 const RecordTable& records, uint64_t identity,
+                                                 double bytes_per_second);
 
 }  // namespace weft::text
