@@ -20,7 +20,7 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  std::vector<std::string> models = {"reasoner-small", "reasoner-large", "reasoner-megrez"};
+  std::vector<std::string> models = {"reasoner-large"};
   std::vector<std::string> levels = {"easy", "medium", "hard"};
   std::string split = "test";
   text::ReasonEvalOptions eval;
@@ -146,7 +146,7 @@ void add_eval_reason(CLI::App& parent, StopToken stop) {
   command->add_option("--svg", options->svg,
                       "Draw accuracy over the number of steps into this file");
   add_engine_options(*command, options->model);
-  command->footer("Example: weft eval reason reasoner-small reasoner-large --level medium,hard");
+  command->footer("Example: weft eval reason reasoner-large runs/mine/model.gguf --level medium,hard");
   command->callback([options, stop] { eval_reason(*options, stop); });
 }
 
