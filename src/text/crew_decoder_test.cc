@@ -22,16 +22,20 @@ using comm::Communicator;
 using models::LanguageModel;
 using parallel::RankPlan;
 
-// "tiny" has 4 heads over 2 heads of keys and values, 512 features in its MLP, a context of 512.
-std::filesystem::path model_file(const std::string& mix) {
-  static std::map<std::string, std::filesystem::path> made;
-  auto& path = made[mix];
-  if (path.empty()) {
-    path =
-        std::filesystem::path(testing::TempDir()) / fmt::format("crew-{}-{}.gguf", mix, getpid());
+struct ModelFile {
+  explicit ModelFile(const std::string& mix)
+      : path(std::filesystem::path(testing::TempDir()) /
+             fmt::format("crew-{}-{}.gguf", mix, getpid())) {
     formats::write_random_model(path, "tiny", formats::quant_mix(mix), 5, CoreSet());
   }
-  return path;
+  ~ModelFile() { std::filesystem::remove(path); }
+  std::filesystem::path path;
+};
+
+// "tiny" has 4 heads over 2 heads of keys and values, 512 features in its MLP, a context of 512.
+std::filesystem::path model_file(const std::string& mix) {
+  static std::map<std::string, ModelFile> made;
+  return made.try_emplace(mix, mix).first->second.path;
 }
 
 std::vector<Token> prompt_of(size_t length) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 
 #include "formats/random_model.h"
@@ -26,14 +27,18 @@ Finished run_ranks(size_t num_ranks, const std::string& what) {
   return mpirun({"-n", std::to_string(num_ranks), WEFT_RANK_PROGRAM, what});
 }
 
-const std::string& tiny_model(uint32_t seed) {
-  static std::map<uint32_t, std::string> files;
-  std::string& file = files[seed];
-  if (file.empty()) {
-    file = fmt::format("{}/ranks-{}-{}.gguf", testing::TempDir(), seed, getpid());
-    formats::write_random_model(file, "tiny", formats::quant_mix("f16"), seed, CoreSet());
+struct ModelFile {
+  explicit ModelFile(uint32_t seed)
+      : path(fmt::format("{}/ranks-{}-{}.gguf", testing::TempDir(), seed, getpid())) {
+    formats::write_random_model(path, "tiny", formats::quant_mix("f16"), seed, CoreSet());
   }
-  return file;
+  ~ModelFile() { std::filesystem::remove(path); }
+  std::string path;
+};
+
+const std::string& tiny_model(uint32_t seed) {
+  static std::map<uint32_t, ModelFile> files;
+  return files.try_emplace(seed, seed).first->second.path;
 }
 
 std::vector<std::string> generate(uint32_t seed, const std::vector<std::string>& more) {

@@ -137,6 +137,7 @@ TEST(mpi, doctor_measures_every_pair) {
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(count(run.out, " us "), 6u) << run.out;
   EXPECT_EQ(run_weft({"topo", file}).exit_code, 0);
+  std::filesystem::remove(file);
 }
 
 TEST(mpi, ranks_with_another_model_are_refused) {
