@@ -145,7 +145,7 @@ void add_eval_reason(CLI::App& parent, StopToken stop) {
   command->add_option("--json", options->json_file, "Also write everything to this file");
   command->add_option("--svg", options->svg,
                       "Draw accuracy over the number of steps into this file");
-  add_engine_options(*command, options->model);
+  add_engine_options(*command, options->model, stop);
   command->footer("Example: weft eval reason reasoner-large runs/mine/model.gguf --level medium,hard");
   command->callback([options, stop] { eval_reason(*options, stop); });
 }
