@@ -66,7 +66,8 @@ TEST(kv_options, bits_are_shared_out_over_layers_by_the_calibration) {
                         .group = config.head_dim,
                         .text_hash = 1,
                         .text_tokens = 1000,
-                        .layers = std::vector<text::KvSensitivity>(config.num_layers)};
+                        .layers = std::vector<text::KvSensitivity>(config.num_layers),
+                        .smoothing = {}};
   c.layers[0] = {.k = {0.1, 0.5, 2}, .v = {0.1, 0.4, 1}};
   const auto file = std::filesystem::path(testing::TempDir()) /
                     fmt::format("weft_options_{}.kvq.json", getpid());
