@@ -68,6 +68,9 @@ TEST(kv_options, bits_are_shared_out_over_layers_by_the_calibration) {
                         .text_tokens = 1000,
                         .layers = std::vector<text::KvSensitivity>(config.num_layers),
                         .smoothing = {}};
+  c.smoothing.resize(config.num_layers);
+  for (text::KvSmoothing& s : c.smoothing)
+    s.factors.assign(config.num_kv_heads * config.head_dim, 1.0f);
   c.layers[0] = {.k = {0.1, 0.5, 2}, .v = {0.1, 0.4, 1}};
   const auto file = std::filesystem::path(testing::TempDir()) /
                     fmt::format("weft_options_{}.kvq.json", getpid());
