@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <fstream>
+#include <map>
 #include <string>
 #include <type_traits>
 
@@ -98,14 +100,24 @@ uint64_t model_identity(const formats::Checkpoint& checkpoint, const ExpertTable
     hash.add(static_cast<uint64_t>(view.dtype));
     for (size_t i = 0; i < view.shape.rank(); ++i) hash.add(view.shape[i]);
   }
+  // Read, not looked at in the map: the system maps whole stretches around each page that is looked
+  // at, and they would stay in this process's memory.
   constexpr size_t kSample = 256;
+  std::map<std::filesystem::path, std::ifstream> files;
   for (const ExpertMatrices& expert : table.experts)
-    for (const TensorView* view : {&expert.gate, &expert.up, &expert.down})
-      hash.add(view->data, std::min(kSample, view->bytes()));
-  // The system has mapped whole stretches around each sample: gigabytes that nobody will look at.
-  for (const ExpertMatrices& expert : table.experts)
-    for (const TensorView* view : {&expert.gate, &expert.up, &expert.down})
-      checkpoint.release(*view);
+    for (const TensorView* view : {&expert.gate, &expert.up, &expert.down}) {
+      const auto where = checkpoint.locate(view->data);
+      std::ifstream& file = files[where.file];
+      if (!file.is_open()) file.open(where.file, std::ios::binary);
+      std::array<char, kSample> sample{};
+      const size_t size = std::min(kSample, view->bytes());
+      file.seekg(static_cast<std::streamoff>(where.offset));
+      file.read(sample.data(), static_cast<std::streamsize>(size));
+      if (!file)
+        fail(ErrorKind::kIo, "{}: cannot read {} bytes at {}", where.file.string(), size,
+             where.offset);
+      hash.add(sample.data(), size);
+    }
   return hash.value();
 }
 
@@ -135,8 +147,10 @@ void write_pack(const std::filesystem::path& path, const ExpertTable& table,
       layout.pack(expert, cores, record.data());
       file.write(record.data(), layout.bytes);
       index.push_back(record_checksum(record.data(), layout.bytes));
-      for (const TensorView* view : {&expert.gate, &expert.up, &expert.down})
-        checkpoint.release(*view);
+      // The one before too: its end was mapped again with the beginning of this one.
+      for (const ExpertMatrices* used : {&table.at(g, e == 0 ? 0 : e - 1), &expert})
+        for (const TensorView* view : {&used->gate, &used->up, &used->down})
+          checkpoint.release(*view);
       if (progress) progress(file.position(), records.index_offset);
     }
   const auto* bytes = reinterpret_cast<const uint8_t*>(index.data());
