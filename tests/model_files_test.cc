@@ -60,7 +60,7 @@ TEST_F(ModelFiles, bad_files_and_flags_end_in_one_line) {
     const char* message;
   } kRows[] = {
       {{"inspect", path("text.gguf")}, 2, "does not begin with 'GGUF'"},
-      {{"inspect", path("missing.gguf")}, 3, "No such file"},
+      {{"inspect", path("missing.gguf")}, 3, "no such file"},
       {{"inspect", folder_.string()}, 3, "without config.json"},
       {{"quantize", path("tiny.gguf"), path("out.gguf"), "--type", "q9"}, 2, "'q9' is no type"},
       {{"quantize", path("tiny.gguf"), path("no/out.gguf")}, 3, "cannot create"},

@@ -1,6 +1,8 @@
 // `weft train`: runs the trainer that lies beside this program.
+#include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -16,7 +18,13 @@ namespace {
 void run(const std::vector<std::string>& arguments) {
   const std::filesystem::path program =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "weft-train";
-  if (!std::filesystem::exists(program))
+  const bool exists = std::filesystem::exists(program);
+  if (!exists && std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {
+    fmt::print("Train language models. This build has no trainer, for which it needs libtorch.\n\n"
+               "Example: weft train lm examples/train/tiny.json\n");
+    return;
+  }
+  if (!exists)
     fail(ErrorKind::kUnsupported,
          "this build has no trainer ({} is missing), because libtorch was not found. Install "
          "Debian's "

@@ -88,6 +88,7 @@ int parse_and_run(int argc, char** argv) {
   CLI::App program{"Trains models (libtorch). Results load in weft, transformers and llama.cpp."};
   program.name("weft train");
   program.require_subcommand(1);
+  program.footer("Example: weft train lm examples/train/tiny.json");
   const StopToken stop = install_interrupt_handlers();
   auto options = std::make_shared<Options>();
   CLI::App* lm = program.add_subcommand("lm", "Pre-train or fine-tune a language model");
