@@ -19,19 +19,6 @@ void expect_error_event(const std::string& answer) {
   EXPECT_TRUE(answer.ends_with("\r\n0\r\n\r\n")) << answer;
 }
 
-// A rank that is killed: mpirun ends the job, and gives the server a second.
-TEST(faults, clients_hear_of_a_killed_rank) {
-  RunningServer server;
-  server.signal_rank_1(SIGSTOP);  // so that the answer is surely under way when it dies
-  server.ask();
-  const auto begin = Clock::now();
-  server.signal_rank_1(SIGKILL);
-  expect_error_event(server.rest_of_answer());
-  EXPECT_NE(server.wait(), 0);
-  EXPECT_LT(seconds_since(begin), 10);
-  EXPECT_NE(server.said().find("rank 1"), std::string::npos) << server.said();
-}
-
 // One that stops: nobody but the other ranks notices.
 TEST(faults, clients_hear_of_a_stopped_rank) {
   RunningServer server;
