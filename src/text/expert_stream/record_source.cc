@@ -73,11 +73,8 @@ class RangeFile {
     const ssize_t n = ::process_vm_readv(::getpid(), &to, 1, &from, 1, 0);
     if (n < 0 && errno != EFAULT) return false;
     if (n != static_cast<ssize_t>(size)) fail_short(offset, size);
-    // The copy is in the budget, the map is not: nor what the system has mapped around it.
-    constexpr size_t kAround = size_t{64} << 10;
-    const size_t begin = offset - std::min(offset, kAround);
-    const size_t end = std::min(offset + size + kAround, map_->bytes().size());
-    map_->release(map_->bytes().data() + begin, end - begin);
+    // The copy is in the budget, the map is not: nor what the system has mapped around, up to 2 MiB.
+    map_->release(map_->bytes().data(), map_->bytes().size());
     return true;
   }
 
