@@ -77,7 +77,7 @@ TEST_F(Experts, a_process_takes_what_it_was_given) {
   };
   peak({"--expert-memory", "25%"});  // makes the pack
   const size_t all = peak({});
-  for (const char* io : {"direct", "cached"}) {  // mmap shows pages of the system's cache too
+  for (const char* io : {"direct", "cached", "mmap"}) {
     const size_t quarter = peak({"--expert-memory", "25%", "--expert-io", io});
     const size_t budget = all - plan.expert_bytes + plan.expert_bytes / 4;
     // 5 %; and 6 MiB, for huge pages of which the slots need a part and for what readers look at.
