@@ -95,10 +95,10 @@ void eval_reason(Options& options, StopToken stop) {
                      .x_title = "steps",
                      .y_title = "% right",
                      .lines = {}};
-  for (const std::filesystem::path& path : paths) {
-    options.model.model = path;
+  for (size_t i = 0; i < paths.size(); ++i) {
+    options.model.model = paths[i];
     const LoadedModel loaded = load_model(options.model);
-    const std::string model = path.stem().string();
+    const std::string& model = options.models[i];  // as asked: a run's file is always model.gguf
     std::vector<text::ReasonScore> scores;
     for (const std::string& level : options.levels) {
       options.eval.task = tasks::options_of(tasks::reason_level(level));

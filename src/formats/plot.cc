@@ -16,19 +16,6 @@ constexpr double kWidth = 760, kHeight = 420, kLeft = 64, kTop = 40, kBottom = 5
 constexpr const char* kColours[] = {"#000000", "#e69f00", "#56b4e9", "#009e73",
                                     "#d55e00", "#0072b2", "#cc79a7", "#999999"};
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else
-      out += c;
-  }
-  return out;
-}
-
 // What the names of lines take at the right, in 12 pixels' type.
 double legend_width(const std::vector<PlotLine>& lines) {
   constexpr double kNone = 24, kLeast = 190, kMost = 340, kMark = 52, kLetter = 6.6;
@@ -86,6 +73,19 @@ Axis logarithmic(double least, double most) {
 }
 
 }  // namespace
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else
+      out += c;
+  }
+  return out;
+}
 
 std::string to_svg(const Plot& plot) {
   const double right = kWidth - legend_width(plot.lines);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,9 @@ struct Plot {
   std::vector<PlotLine> lines;
   PlotAxis y_axis = PlotAxis::kFromZero;
 };
+
+// Text inside an element of SVG or HTML.
+std::string escaped(std::string_view text);
 
 // Points that are no finite numbers are left out.
 std::string to_svg(const Plot& plot);

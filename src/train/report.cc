@@ -15,6 +15,7 @@
 namespace weft::train {
 namespace {
 
+using formats::escaped;
 using formats::Plot;
 using formats::PlotAxis;
 using formats::PlotLine;
@@ -41,19 +42,6 @@ svg .paper { fill: none; } svg text { fill: var(--text); } svg .grid { stroke: v
 table { border-collapse: collapse; background: var(--panel); } td, th { border: 1px solid var(--line); padding: .25rem .7rem; text-align: left; }
 th { font-weight: 500; color: var(--muted); } td { overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .9rem; }
 )";
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else
-      out += c;
-  }
-  return out;
-}
 
 // A number of the record; not a number if there is none (null: the loss of a step was none).
 double number(const ordered_json& record, const char* key) {
