@@ -146,7 +146,7 @@ void add_eval_reason(CLI::App& parent, StopToken stop) {
   command->add_option("--svg", options->svg,
                       "Draw accuracy over the number of steps into this file");
   add_engine_options(*command, options->model, stop);
-  command->footer("Example: weft eval reason reasoner-large runs/mine/model.gguf --level medium,hard");
+  command->footer("Example: weft eval reason reasoner-small reasoner-large --level easy,medium");
   command->callback([options, stop] { eval_reason(*options, stop); });
 }
 

@@ -410,13 +410,38 @@ Tensor head_loss(const Tensor& hidden, const Tensor& weight, const Tensor& targe
   return HeadLoss::apply(hidden, weight, targets, scale, wants_gradient);
 }
 
-Tensor permute_rows(const Tensor& x, const Tensor& index, const Tensor& inverse) {
-  return PermuteRows::apply(x, index, inverse);
+Tensor chosen_experts(const Tensor& x, const ExpertWeights& experts, const Tensor& ids,
+                      const Tensor& weights) {
+  const int64_t rows = x.size(0), e = x.size(1), k = ids.size(1), n = experts.down.size(0);
+  Tensor order, row_of;                                    // (T * k)
+  std::vector<int64_t> first(static_cast<size_t>(n) + 1);  // of each expert's rows
+  {
+    const at::NoGradGuard no_grad;
+    const Tensor flat = ids.view(-1);
+    order = flat.argsort(/*stable=*/true, 0, false);
+    row_of = at::empty_like(order);
+    row_of.scatter_(0, order, at::arange(rows * k, order.options()));
+    const Tensor counts = at::bincount(flat, {}, n).to(at::kCPU);
+    for (int64_t j = 0; j < n; ++j)
+      first[static_cast<size_t>(j) + 1] =
+          first[static_cast<size_t>(j)] + counts.data_ptr<int64_t>()[j];
+  }
+  const Tensor copies = x.unsqueeze(1).expand({rows, k, e}).reshape({rows * k, e});
+  const Tensor sorted = PermuteRows::apply(copies, order, row_of);
+  const Tensor between = swiglu(GroupedLinear::apply(sorted, experts.gate_up, first));
+  const Tensor outs =
+      PermuteRows::apply(GroupedLinear::apply(between, experts.down, first), row_of, order);
+  return (outs.view({rows, k, e}) * weights.unsqueeze(2)).sum(1);
 }
 
-Tensor grouped_linear(const Tensor& x, const Tensor& weights, const std::vector<int64_t>& first) {
-  WEFT_ASSERT(first.size() == static_cast<size_t>(weights.size(0)) + 1);
-  return GroupedLinear::apply(x, weights, first);
+Tensor all_experts(const Tensor& x, const ExpertWeights& experts, const Tensor& ids,
+                   const Tensor& weights) {
+  const int64_t rows = x.size(0), e = x.size(1), n = experts.down.size(0), w = experts.down.size(2);
+  const Tensor of_all = at::zeros({rows, n}, weights.options()).scatter(1, ids, weights);
+  const Tensor gate_up = at::linear(x, experts.gate_up.view({n * 2 * w, e}));
+  const Tensor between = swiglu(gate_up.view({rows * n, 2 * w})).view({rows, n, w});
+  const Tensor weighted = (between * of_all.unsqueeze(2)).to(x.scalar_type()).view({rows, n * w});
+  return weighted.mm(experts.down.transpose(1, 2).reshape({n * w, e}));
 }
 
 }  // namespace weft::trainer

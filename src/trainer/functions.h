@@ -44,10 +44,17 @@ Tensor swiglu(const Tensor& gate_up);
 // are wanted.
 Tensor head_loss(const Tensor& hidden, const Tensor& weight, const Tensor& targets, double scale);
 
-// Rows of x in the order of `index`, a permutation; `inverse` undoes it.
-Tensor permute_rows(const Tensor& x, const Tensor& index, const Tensor& inverse);
-
-// Rows [first[j], first[j + 1]) of x (R, In) times weights[j]^T, weights (N, Out, In): (R, Out).
-Tensor grouped_linear(const Tensor& x, const Tensor& weights, const std::vector<int64_t>& first);
+// N experts of width X, of input and output E.
+struct ExpertWeights {
+  Tensor gate_up;  // (N, 2X, E)
+  Tensor down;     // (N, E, X)
+};
+// sum over j of weights[t][j] * expert ids[t][j] (x[t]): x (T, E), ids and weights (T, k) -> (T,
+// E). chosen_experts sorts the rows by expert, for which the host has to know how many each gets;
+// all_experts computes N / k times as much, but in two products and without waiting for the device.
+Tensor chosen_experts(const Tensor& x, const ExpertWeights& experts, const Tensor& ids,
+                      const Tensor& weights);
+Tensor all_experts(const Tensor& x, const ExpertWeights& experts, const Tensor& ids,
+                   const Tensor& weights);
 
 }  // namespace weft::trainer

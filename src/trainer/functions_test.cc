@@ -214,21 +214,31 @@ TEST(functions, loops_over_rows_agree_with_tensors) {
     }
 }
 
-TEST(functions, permute_rows_gradients) {
-  const Tensor index = at::tensor(std::vector<int64_t>{2, 0, 3, 1});
-  const Tensor inverse = at::tensor(std::vector<int64_t>{1, 3, 0, 2});
-  expect_gradients([&](const auto& in) { return permute_rows(in[0], index, inverse); },
-                   {random({4, 3}, 1)});
-}
-
-TEST(functions, grouped_linear_gradients) {
-  const std::vector<int64_t> first = {0, 3, 3, 7};  // the second group is empty
-  const Tensor x = random({7, 4}, 1), weights = random({3, 5, 4}, 2);
-  const Tensor out = grouped_linear(x, weights, first);
-  for (int64_t row = 0; row < 7; ++row)
-    EXPECT_LT((out[row] - weights[row < 3 ? 0 : 2].mv(x[row])).abs().max().item<double>(), 1e-15);
-  expect_gradients([&](const auto& in) { return grouped_linear(in[0], in[1], first); },
-                   {x, weights});
+// Five rows choose two of four experts; the third is chosen by none.
+TEST(functions, experts_by_row_and_all_at_once) {
+  const int64_t rows = 5, e = 4, w = 3;
+  const Tensor ids = at::tensor(std::vector<int64_t>{0, 3, 0, 1, 1, 3, 0, 1, 0, 3}).view({rows, 2});
+  const std::vector<Tensor> values = {random({rows, e}, 1), random({4, 2 * w, e}, 2),
+                                      random({4, e, w}, 3), random({rows, 2}, 4)};
+  const auto run = [&](auto function) {
+    return [&ids, function](const auto& in) {
+      return function(in[0], ExpertWeights{in[1], in[2]}, ids, in[3]);
+    };
+  };
+  const Function chosen = run(chosen_experts), all = run(all_experts);
+  Tensor want = at::zeros({rows, e}, at::kDouble);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t j = 0; j < 2; ++j) {
+      const int64_t id = ids[row][j].item<int64_t>();
+      const Tensor gate_up = values[1][id].mv(values[0][row]);
+      const Tensor between = at::silu(gate_up.narrow(0, 0, w)) * gate_up.narrow(0, w, w);
+      want[row] += values[2][id].mv(between) * values[3][row][j];
+    }
+  // Sums of a dozen terms near 1 in f64.
+  EXPECT_LT((chosen(values) - want).abs().max().item<double>(), 1e-14);
+  EXPECT_LT((all(values) - want).abs().max().item<double>(), 1e-14);
+  expect_gradients(chosen, values);
+  expect_gradients(all, values);
 }
 
 }  // namespace

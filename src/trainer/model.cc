@@ -20,6 +20,10 @@ Tensor copy_to(const std::vector<T>& values, at::ScalarType type, at::Device dev
   return device.is_cpu() ? host.clone() : host.to(device);
 }
 
+// On a GPU, experts that are no wider than this together are computed for all rows: see
+// all_experts.
+constexpr int64_t kWidthOfAllExperts = 8192;
+
 std::string block(size_t layer) { return fmt::format("model.layers.{}.", layer); }
 
 }  // namespace
@@ -132,34 +136,23 @@ Tensor Model::mlp(const MlpWeights& weights, const Tensor& normed) const {
 // router reads gate_input, in f32.
 Tensor Model::mixture(const LayerWeights& layer, const ExpertWeights& experts, size_t index,
                       const Tensor& normed, const Tensor& gate_input, const Inputs& inputs) {
-  const int64_t rows = normed.size(0), e = normed.size(1);
-  const int64_t n = i64(shape_.num_experts), k = i64(shape_.experts_per_token);
+  const int64_t rows = normed.size(0), n = i64(shape_.num_experts);
+  const int64_t k = i64(shape_.experts_per_token);
   const Tensor scores = at::linear(gate_input, layer.router).sigmoid();  // (T, N)
-  Tensor ids, row_of, order;                                             // (T * k)
-  std::vector<int64_t> first(static_cast<size_t>(n) + 1);
+  Tensor ids;                                                            // (T, k), ascending
   {
     const at::NoGradGuard no_grad;
     const Tensor choosing = scores + router_bias_[i64(index)];  // the bias chooses, and no more
-    ids = std::get<0>(std::get<1>(choosing.topk(k, 1, true, false)).sort(1)).view(-1);
-    order = ids.argsort(/*stable=*/true, 0, false);
-    row_of = at::empty_like(order);
-    row_of.scatter_(0, order, at::arange(rows * k, order.options()));
-    const Tensor counts = at::bincount(ids, {}, n).to(at::kCPU);
-    for (int64_t j = 0; j < n; ++j)
-      first[static_cast<size_t>(j) + 1] =
-          first[static_cast<size_t>(j)] + counts.data_ptr<int64_t>()[j];
-    const Tensor real = inputs.is_token.unsqueeze(1).expand({rows, k}).reshape(-1);
-    loads_[i64(index)] += at::bincount(ids, real, n).to(at::kFloat);
+    ids = std::get<0>(std::get<1>(choosing.topk(k, 1, true, false)).sort(1));
+    const Tensor real = inputs.is_token.unsqueeze(1).expand({rows, k});
+    loads_[i64(index)] += at::zeros({rows, n}, real.options()).scatter_(1, ids, real).sum(0);
   }
-  Tensor weights = scores.gather(1, ids.view({rows, k}));
+  Tensor weights = scores.gather(1, ids);  // (T, k)
   if (shape_.normalise_weights) weights = weights / (weights.sum(1, true) + 1e-20);
   weights = weights * shape_.weights_scale;
-
-  const Tensor copies = normed.unsqueeze(1).expand({rows, k, e}).reshape({rows * k, e});
-  const Tensor sorted = permute_rows(copies, order, row_of);
-  const Tensor between = swiglu(grouped_linear(sorted, experts.gate_up, first));
-  const Tensor outs = permute_rows(grouped_linear(between, experts.down, first), row_of, order);
-  const Tensor sum = (outs.view({rows, k, e}) * weights.unsqueeze(2)).sum(1);
+  const Tensor sum = normed.is_cuda() && n * i64(shape_.expert_width) <= kWidthOfAllExperts
+                         ? all_experts(normed, experts, ids, weights)
+                         : chosen_experts(normed, experts, ids, weights);
   return layer.mlp.down.defined() ? sum + mlp(layer.mlp, normed) : sum;
 }
 

@@ -26,7 +26,7 @@ struct Inputs {
 };
 
 // E = hidden_size, H query heads, G heads of keys and values, D = head_dim; F = an MLP's width; N
-// experts of width X.
+// experts.
 struct MlpWeights {
   Tensor gate_up;  // (2F, E)
   Tensor down;     // (E, F)
@@ -40,10 +40,6 @@ struct LayerWeights {
   Tensor mlp_norm;        // (E)
   MlpWeights mlp;         // dense; of a mixture's layer: the shared expert, if any
   Tensor router;          // (N, E), of a mixture's layer
-};
-struct ExpertWeights {
-  Tensor gate_up;  // (N, 2X, E)
-  Tensor down;     // (N, E, X)
 };
 
 class Model {
