@@ -48,7 +48,8 @@ function(weft_room name)
     set_tests_properties(${name} PROPERTIES TIMEOUT 1800)  # under TSan, on a busy machine
   endif()
 
-  if(WEFT_FUZZ)
+  if(WEFT_FUZZ AND fuzzers)  # coverage guides the fuzzers through the room that they are in
+    target_compile_options(weft_${name} PRIVATE -fsanitize=fuzzer-no-link)
     foreach(fuzzer ${fuzzers})
       get_filename_component(stem ${fuzzer} NAME_WE)
       add_executable(${stem} ${fuzzer})
