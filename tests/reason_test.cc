@@ -80,5 +80,14 @@ TEST(eval_reason, the_models_that_come_with_weft) {
   EXPECT_LE(medium["reasoner-small medium"], 0.7) << medium;
 }
 
+// Answers are cut at twice their length; a budget that holds one, but not two, is none the worse.
+TEST(eval_reason, a_budget_for_keys_and_values_that_just_holds_the_answer) {
+  const Finished finished =
+      run_weft({"eval", "reason", "reasoner-small", "--level", "easy", "--problems", "4", "--kv",
+                "progressive", "--kv-budget", "1MiB", "--kv-max-length", "128"});
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_NE(finished.out.find("reasoner-small"), std::string::npos) << finished.out;
+}
+
 }  // namespace
 }  // namespace weft::tests

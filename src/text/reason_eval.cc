@@ -14,6 +14,7 @@ namespace {
 struct Task {
   tasks::ReasonProblem problem;
   DecodeRequest request;
+  size_t most = 0;  // tokens of its answer, after which it is cut
   std::vector<Token> said;
 };
 
@@ -40,7 +41,7 @@ std::vector<Task> make_tasks(const TextModel& model, const ReasonEvalOptions& op
                         .min_p = 0,
                         .seed = options.seed};
     request.random_stream = index;
-    request.max_tokens = 2 * right;
+    task.most = 2 * right;
     if (request.prompt.size() + right > model.context_length())
       fail(
           ErrorKind::kInvalidInput,
@@ -89,7 +90,7 @@ ReasonScore eval_reason(const TextModel& model, const ReasonEvalOptions& options
   std::vector<Task> all = make_tasks(model, options);
   size_t longest = 0;
   for (const Task& task : all)
-    longest = std::max(longest, std::min(task.request.prompt.size() + task.request.max_tokens,
+    longest = std::max(longest, std::min(task.request.prompt.size() + task.most,
                                          model.context_length()));
   constexpr size_t kPage = kernels::kPageTokens;
   const auto decoder = model.make_decoder(
@@ -113,8 +114,9 @@ ReasonScore eval_reason(const TextModel& model, const ReasonEvalOptions& options
       ++answer.tokens;
       const bool end = tokenizer.is_end(decoded.sampled.token);
       if (!end) all[id].said.push_back(decoded.sampled.token);
-      answer.cut = decoded.last && !end;
-      if (end || decoded.last) ended.push_back(id);
+      const bool enough = decoded.last || answer.tokens == all[id].most;
+      answer.cut = enough && !end;
+      if (end || enough) ended.push_back(id);
     }
     for (const RequestId id : ended) {
       decoder->finish(id);
