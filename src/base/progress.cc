@@ -1,29 +1,22 @@
 #include "base/progress.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cstdio>
+#include "base/terminal_line.h"
 
 namespace weft {
 namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kQuiet = std::chrono::seconds(2);
 constexpr auto kRedraw = std::chrono::milliseconds(100);
-
-std::string minutes(double seconds) {
-  const auto s = static_cast<long>(seconds + 0.5);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-                   : fmt::format("{}:{:02}", s / 60, s % 60);
-}
 }  // namespace
 
 Progress::Progress(std::string label, size_t total, std::string unit)
     : label_(std::move(label)), unit_(std::move(unit)), total_(total),
-      terminal_(isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_draw_(start_) {}
+      terminal_(stderr_is_terminal()), start_(Clock::now()), last_draw_(start_) {}
 
 Progress::~Progress() {
-  if (drawn_) std::fputs("\r\033[K", stderr);
+  if (drawn_) clear_line();
 }
 
 void Progress::set(size_t done) {
@@ -49,9 +42,8 @@ void Progress::draw(size_t done, double seconds) {
   std::string left = rate > 0 && total >= done
                          ? minutes(static_cast<double>(total - done) / rate)
                          : std::string("?");
-  fmt::print(stderr, "\r\033[K{} {} {:3.0f}% {}/{} {} · {:.{}f} {}/s · {} left", label_, bar,
-             fraction * 100, done, total, unit_, rate, rate < 10 ? 1 : 0, unit_, left);
-  std::fflush(stderr);
+  draw_line(fmt::format("{} {} {:3.0f}% {}/{} {} · {:.{}f} {}/s · {} left", label_, bar,
+                        fraction * 100, done, total, unit_, rate, rate < 10 ? 1 : 0, unit_, left));
 }
 
 }  // namespace weft

@@ -1,6 +1,6 @@
 // `weft bench megrez2`: a mixture of experts of which a part is in memory. All resident, pre-gated,
-// on demand and least-recently-used take turns on the same tokens, on this machine's disk and on
-// emulated ones, each beside what the time model says.
+// on demand, naive and least-recently-used take turns on the same tokens, on this machine's disk
+// and on emulated ones, each beside what the time model says.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -58,7 +58,7 @@ class DecodeTable {
  public:
   DecodeTable(MixtureSetup& setup, Report& report) : setup_(setup), report_(report) {
     table_.name = "decoding with a part of the experts in memory";
-    table_.columns = {"disk", "in memory", "setting",  "tokens/s",  "of resident",
+    table_.columns = {"disk", "in memory", "setting",  "tokens/s",  "of resident",       "of bound",
                       "hits", "wait ms",   "MB/token", "predicted", "measured/predicted"};
   }
 
@@ -110,10 +110,9 @@ class DecodeTable {
       trace_ = setup_.routing->trace(0, kWarmTokens + setup_.rounds * kRoundTokens);
       mixture.decode(kWarmTokens, 1, 0, setup_.cores);
     }
-    std::vector<MixtureSetup::Stream> all;
-    all.push_back(setup_.open_warm({"", 0, {}}, kStreamSettings[0], setup_.plan.num_experts));
-    for (size_t r = 0; r < setup_.rounds; ++r) setup_.decode_round(*all[0], r);  // all are read
-    const auto seconds = setup_.take_turns(all);
+    const auto all = setup_.open_warm({"", 0, {}}, kStreamSettings[0], setup_.plan.num_experts);
+    for (size_t r = 0; r < setup_.rounds; ++r) setup_.decode_round(*all, r);  // all are read
+    const auto seconds = setup_.take_turns({all.get()});
     resident_s_ = spread_of(seconds[0]).median;
     const double all_slots_s = spread_of(seconds[1]).median;
     parts_ = layer_parts(mixture.checkpoint(), trace_, resident_s_);
@@ -146,53 +145,75 @@ class DecodeTable {
 
   void run_part(const ExpertDisk& disk, double part) {
     const size_t slots = setup_.slots_of(part);
+    std::vector<StreamSetting> settings(std::begin(kStreamSettings), std::end(kStreamSettings));
+    if (setup_.options.quick) settings.resize(2);
     std::vector<MixtureSetup::Stream> streams;
     std::vector<text::ExpertCounters> before;
-    const auto settings = std::span(kStreamSettings).first(setup_.options.quick ? 2 : 3);
+    std::vector<models::ExpertStore*> stores;
     for (const StreamSetting& setting : settings) {
       streams.push_back(setup_.open_warm(disk, setting, slots));
       before.push_back(streams.back()->counters());
+      stores.push_back(streams.back().get());
     }
-    const auto seconds = setup_.take_turns(streams);
-    const double resident_s = spread_of(seconds[0]).median;
-    std::vector<StreamPoint> points;
-    for (size_t i = 0; i < streams.size(); ++i) {
-      points.push_back(
-          setup_.point_of(streams[i]->counters() - before[i], seconds[0], seconds[i + 1]));
-      add_row(disk, part, kStreamSettings[i], points.back(),
-              predict(disk, kStreamSettings[i], slots, resident_s));
+    const auto naive = setup_.open_warm_naive(disk, slots);
+    settings.push_back(kNaiveSetting);
+    before.push_back(naive->counters());
+    stores.push_back(naive.get());
+    const auto seconds = setup_.take_turns(stores);
+    StreamPoint ours;  // pre-gated
+    for (size_t i = 0; i < stores.size(); ++i) {
+      const auto after = i < streams.size() ? streams[i]->counters() : naive->counters();
+      const StreamPoint point = setup_.point_of(after - before[i], seconds[0], seconds[i + 1]);
+      // The disk alone takes so long for what was read: no order of reads is faster.
+      const double disk_s = point.bytes / setup_.record_bytes * disk.read.record_s;
+      std::vector<double> least;
+      for (const double resident_s : seconds[0]) least.push_back(std::max(resident_s, disk_s));
+      const double of_bound = median_ratio(least, seconds[i + 1]);
+      add_row(disk, part, settings[i], point, of_bound, seconds[i + 1],
+              predict(disk, settings[i], slots, seconds[0]));
+      if (i != 0) continue;
+      ours = point;
+      if (part == 0.5) keep_half(disk, point, of_bound);
     }
-    compare(disk, part, points, resident_s);
+    compare_reads(ours, median_ratio(seconds[2], seconds[1]),
+                  median_ratio(seconds.back(), seconds[1]));
   }
 
-  // Seconds of a step, over the tokens after those that fill the slots.
-  std::optional<double> predict(const ExpertDisk& disk, const StreamSetting& setting, size_t slots,
-                                double resident_s) const {
-    if (setup_.own_routing) return std::nullopt;
-    const text::ReplayCounts counts = replay(trace_, slots, setting.policy, setting.prefetch);
-    const auto warm = static_cast<ptrdiff_t>(kWarmTokens * trace_.shape.num_layers);
-    const std::vector<uint32_t> misses(counts.misses_of.begin() + warm, counts.misses_of.end());
-    const size_t tokens = setup_.rounds * kRoundTokens;
-    const LayerParts parts = layer_parts(setup_.mixture.checkpoint(), trace_, resident_s);
-    return predict_seconds(setup_.routing->trace(kWarmTokens, tokens), misses, parts, disk.read,
-                           setting.prefetch) /
-           static_cast<double>(tokens);
+  // Seconds of a step in each round, by what all in memory took in the same.
+  std::vector<double> predict(const ExpertDisk& disk, const StreamSetting& setting, size_t slots,
+                              const std::vector<double>& resident_s) const {
+    if (setup_.own_routing) return {};
+    const text::ReplayCounts counts =
+        replay(trace_, slots, setting.policy, setting.reads == ExpertReads::kPreGated);
+    const size_t layers = trace_.shape.num_layers, visits = kRoundTokens * layers;
+    std::vector<double> seconds;
+    for (size_t r = 0; r < setup_.rounds; ++r) {
+      const size_t first = kWarmTokens * layers + r * visits;
+      const LayerParts parts = layer_parts(setup_.mixture.checkpoint(), trace_, resident_s[r]);
+      seconds.push_back(predict_seconds(std::span(trace_.visits).subspan(first, visits),
+                                        std::span(counts.misses_of).subspan(first, visits), parts,
+                                        disk.read, setting.reads) /
+                        kRoundTokens);
+    }
+    return seconds;
   }
 
   void add_row(const ExpertDisk& disk, double part, const StreamSetting& setting,
-               const StreamPoint& point, const std::optional<double>& predicted_s) {
+               const StreamPoint& point, double of_bound, const std::vector<double>& seconds,
+               const std::vector<double>& predicted) {
     std::vector<Cell> row = {cell(disk.name),
                              percent(part),
                              cell(std::string(setting.name)),
                              cell(1 / point.seconds.median, 1),
                              percent(point.of_resident.median),
+                             percent(of_bound),
                              percent(point.hit_rate),
                              cell(point.stall_s * 1e3, 2),
                              cell(point.bytes * 1e-6, 2)};
-    if (predicted_s) {
-      const double ratio = point.seconds.median / *predicted_s;
+    if (!predicted.empty()) {
+      const double ratio = median_ratio(seconds, predicted);
       errors_.push_back(std::abs(ratio - 1));
-      row.push_back(cell(1 / *predicted_s, 1));
+      row.push_back(cell(1 / spread_of(predicted).median, 1));
       row.push_back(cell(ratio, 2));
     } else {
       row.insert(row.end(), 2, no_cell());
@@ -200,21 +221,20 @@ class DecodeTable {
     table_.rows.push_back(std::move(row));
   }
 
-  void compare(const ExpertDisk& disk, double part, const std::vector<StreamPoint>& points,
-               double resident_s) {
-    const StreamPoint &ours = points[0], &naive = points[1];
-    const double ratio = naive.seconds.median / ours.seconds.median;
-    const bool in_range = ours.hit_rate >= 0.8 && ours.hit_rate <= 0.95;
-    if (in_range && ratio > best_ratio_.value_or(0)) best_ratio_ = ratio;
-    if (ratio < worst_ratio_.value_or(INFINITY)) worst_ratio_ = ratio;
-    if (part != 0.5) return;
-    // The disk alone would take so long for what was read: no order of reads could be faster.
-    const double disk_s = ours.bytes / setup_.record_bytes * disk.read.record_s;
-    const double bound = resident_s / std::max(resident_s, disk_s);
+  // Pre-gated beside the two that read when a layer asks.
+  void compare_reads(const StreamPoint& ours, double over_ondemand, double over_naive) {
+    if (over_ondemand < worst_ratio_.value_or(INFINITY)) worst_ratio_ = over_ondemand;
+    if (ours.hit_rate < 0.8 || ours.hit_rate > 0.95) return;
+    if (over_ondemand > best_ratio_.value_or(0)) best_ratio_ = over_ondemand;
+    if (over_naive > best_over_naive_.value_or(0)) best_over_naive_ = over_naive;
+  }
+
+  void keep_half(const ExpertDisk& disk, const StreamPoint& ours, double of_bound) {
     const bool here = disk.bytes_per_second == 0;
     // Of the emulated ones the fastest is measured last.
     (here ? half_speed_here_ : half_speed_) = ours.of_resident.median;
-    (here ? half_of_bound_here_ : half_of_bound_) = ours.of_resident.median / bound;
+    (here ? half_of_bound_here_ : half_of_bound_) = of_bound;
+    if (of_bound < half_of_bound_worst_.value_or(INFINITY)) half_of_bound_worst_ = of_bound;
     hit_rate_half_ = ours.hit_rate;
   }
 
@@ -222,10 +242,12 @@ class DecodeTable {
     auto& summary = report_.summary;
     summary["half_memory_speed"] = value_or_null(half_speed_);
     summary["half_memory_of_bound"] = value_or_null(half_of_bound_);
+    summary["half_memory_of_bound_worst"] = value_or_null(half_of_bound_worst_);
     summary["half_memory_speed_this_disk"] = value_or_null(half_speed_here_);
     summary["half_memory_of_bound_this_disk"] = value_or_null(half_of_bound_here_);
     summary["pregate_vs_ondemand"] = value_or_null(best_ratio_);
     summary["pregate_vs_ondemand_worst"] = value_or_null(worst_ratio_);
+    summary["pregate_vs_naive"] = value_or_null(best_over_naive_);
     summary["hit_rate_half"] = value_or_null(hit_rate_half_);
     if (errors_.empty()) return;
     summary["prediction_error"] = spread_of(errors_).median;
@@ -258,8 +280,8 @@ class DecodeTable {
   LayerParts parts_;
   double resident_s_ = 0;
   std::vector<double> errors_;  // of predictions
-  std::optional<double> half_speed_, half_of_bound_, half_speed_here_, half_of_bound_here_,
-      hit_rate_half_, best_ratio_, worst_ratio_;
+  std::optional<double> half_speed_, half_of_bound_, half_of_bound_worst_, half_speed_here_,
+      half_of_bound_here_, hit_rate_half_, best_ratio_, worst_ratio_, best_over_naive_;
 };
 
 }  // namespace

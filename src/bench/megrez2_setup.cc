@@ -23,6 +23,12 @@ bool is_random(const formats::Checkpoint& checkpoint) {
 
 }  // namespace
 
+double median_ratio(const std::vector<double>& of, const std::vector<double>& over) {
+  std::vector<double> ratios;
+  for (size_t r = 0; r < of.size(); ++r) ratios.push_back(of[r] / over[r]);
+  return spread_of(ratios).median;
+}
+
 models::MemoryPlan plan_of_mixture(const std::filesystem::path& path) {
   auto plan = models::plan_memory(*formats::open_checkpoint(path), kernels::KvFormat::kF16, 1);
   if (plan.num_experts == 0)
@@ -63,26 +69,42 @@ void MixtureSetup::route(size_t count) {
   sequences = count;
 }
 
+std::unique_ptr<text::RecordSource> MixtureSetup::open_source(const ExpertDisk& disk) const {
+  const text::RecordTable records(mixture.experts().table());
+  return disk.bytes_per_second > 0
+             ? text::open_emulated_disk(pack, records, identity_, disk.bytes_per_second)
+             : text::open_pack_source(pack, records, identity_, text::ExpertIo::kDirect);
+}
+
 MixtureSetup::Stream MixtureSetup::open(const ExpertDisk& disk, const StreamSetting& setting,
                                         size_t slots) const {
   const models::ExpertTable& table = mixture.experts().table();
-  const text::RecordTable records(table);
-  auto source = disk.bytes_per_second > 0
-                    ? text::open_emulated_disk(pack, records, identity_, disk.bytes_per_second)
-                    : text::open_pack_source(pack, records, identity_, text::ExpertIo::kDirect);
   return std::make_unique<text::ExpertStream>(
-      table, records, std::move(source),
-      text::ExpertStreamOptions{
-          .num_slots = slots, .policy = setting.policy, .prefetch = setting.prefetch});
+      table, text::RecordTable(table), open_source(disk),
+      text::ExpertStreamOptions{.num_slots = slots,
+                                .policy = setting.policy,
+                                .prefetch = setting.reads == ExpertReads::kPreGated});
+}
+
+void MixtureSetup::warm(models::ExpertStore& store) {
+  mixture.experts().use(&store);
+  mixture.decode(kWarmTokens, sequences, 0, cores);
+  mixture.experts().use(nullptr);
 }
 
 MixtureSetup::Stream MixtureSetup::open_warm(const ExpertDisk& disk, const StreamSetting& setting,
                                              size_t slots) {
   Stream stream = open(disk, setting, slots);
-  mixture.experts().use(stream.get());
-  mixture.decode(kWarmTokens, sequences, 0, cores);
-  mixture.experts().use(nullptr);
+  warm(*stream);
   return stream;
+}
+
+std::unique_ptr<NaiveExperts> MixtureSetup::open_warm_naive(const ExpertDisk& disk, size_t slots) {
+  const models::ExpertTable& table = mixture.experts().table();
+  auto naive = std::make_unique<NaiveExperts>(table, text::RecordTable(table), open_source(disk),
+                                              slots, kNaiveSetting.policy);
+  warm(*naive);
+  return naive;
 }
 
 size_t MixtureSetup::slots_of(double part) const {
@@ -95,9 +117,10 @@ double MixtureSetup::decode_round(models::ExpertStore& store, size_t round) {
   return mixture.decode(kRoundTokens, sequences, kWarmTokens + round * kRoundTokens, cores);
 }
 
-std::vector<std::vector<double>> MixtureSetup::take_turns(const std::vector<Stream>& streams) {
+std::vector<std::vector<double>> MixtureSetup::take_turns(
+    const std::vector<models::ExpertStore*>& others) {
   std::vector<models::ExpertStore*> stores = {resident.get()};
-  for (const Stream& stream : streams) stores.push_back(stream.get());
+  stores.insert(stores.end(), others.begin(), others.end());
   std::vector<std::vector<std::vector<float>>> logits(stores.size());
   std::vector<size_t> round(stores.size(), 0);
   std::vector<std::function<double()>> contestants;
@@ -157,15 +180,18 @@ ReadTimes MixtureSetup::measure_disk() const {
 
 double MixtureSetup::measure_core_seconds() {
   constexpr double kInstant = 1e15;  // bytes/s
-  std::vector<Stream> streams;
-  streams.push_back(open_warm({"", kInstant, {}}, kStreamSettings[0], slots_of(0.5)));
-  const auto before = streams[0]->counters();
-  const auto seconds = take_turns(streams);
-  const auto done = streams[0]->counters() - before;
+  constexpr size_t kTimes = 4;       // a small difference of two long times
+  const Stream stream = open_warm({"", kInstant, {}}, kStreamSettings[0], slots_of(0.5));
+  const auto before = stream->counters();
+  std::vector<double> more;
+  for (size_t i = 0; i < kTimes; ++i) {
+    const auto seconds = take_turns({stream.get()});
+    for (size_t r = 0; r < rounds; ++r) more.push_back(seconds[1][r] - seconds[0][r]);
+  }
+  const auto done = stream->counters() - before;
   const double misses =
-      static_cast<double>(done.misses) / static_cast<double>(rounds * kRoundTokens);
-  const double more = spread_of(seconds[1]).median - spread_of(seconds[0]).median;
-  return std::max(0.0, more / std::max(1.0, misses));
+      static_cast<double>(done.misses) / static_cast<double>(kTimes * rounds * kRoundTokens);
+  return std::max(0.0, spread_of(more).median / std::max(1.0, misses));
 }
 
 }  // namespace weft::bench

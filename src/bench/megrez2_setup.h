@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bench/bench.h"
+#include "bench/megrez2_naive.h"
 #include "bench/megrez2_runner.h"
 #include "bench/megrez2_time.h"
 #include "text/expert_stream/expert_stream.h"
@@ -28,19 +29,24 @@ struct ExpertDisk {
 
 struct StreamSetting {
   const char* name;
-  bool prefetch;
+  ExpertReads reads;
   text::ExpertPolicy policy;
 };
 inline constexpr StreamSetting kStreamSettings[] = {
-    {"pre-gated", true, text::ExpertPolicy::kExpected},
-    {"on demand", false, text::ExpertPolicy::kExpected},
-    {"LRU only", true, text::ExpertPolicy::kLru}};
+    {"pre-gated", ExpertReads::kPreGated, text::ExpertPolicy::kExpected},
+    {"on demand", ExpertReads::kOnDemand, text::ExpertPolicy::kExpected},
+    {"LRU only", ExpertReads::kPreGated, text::ExpertPolicy::kLru}};
+inline constexpr StreamSetting kNaiveSetting = {"naive", ExpertReads::kNaive,
+                                                text::ExpertPolicy::kExpected};
 
 // A setting at a disk and a size of memory, beside all in memory in the same rounds.
 struct StreamPoint {
   Spread seconds, of_resident;  // of a step; resident's seconds over these, round by round
   double hit_rate = 1, stall_s = 0, bytes = 0;  // of a step
 };
+
+// Of two contestants in the same rounds.
+double median_ratio(const std::vector<double>& of, const std::vector<double>& over);
 
 // kInvalidInput: the file is no mixture.
 models::MemoryPlan plan_of_mixture(const std::filesystem::path& path);
@@ -57,12 +63,13 @@ class MixtureSetup {
   void route(size_t sequences);  // of what follows: by the generator, or by the model itself
   Stream open(const ExpertDisk& disk, const StreamSetting& setting, size_t slots) const;
   Stream open_warm(const ExpertDisk& disk, const StreamSetting& setting, size_t slots);
+  std::unique_ptr<NaiveExperts> open_warm_naive(const ExpertDisk& disk, size_t slots);
   // As many as two layers want at least: below that, a trace cannot be replayed exactly.
   size_t slots_of(double part) const;
   double decode_round(models::ExpertStore& store, size_t round);  // seconds per step
-  // All in memory and the streams in turns, `rounds` of them, each through the same tokens:
-  // seconds, all in memory's first. kInvalidInput: their answers differ (a bug).
-  std::vector<std::vector<double>> take_turns(const std::vector<Stream>& streams);
+  // All in memory and the others in turns, `rounds` of them, each through the same tokens:
+  // seconds per step, all in memory's first. kInvalidInput: their answers differ (a bug).
+  std::vector<std::vector<double>> take_turns(const std::vector<models::ExpertStore*>& others);
   StreamPoint point_of(const text::ExpertCounters& done, const std::vector<double>& resident,
                        const std::vector<double>& seconds) const;
   // Direct reads of records here and there, by one reader and by two.
@@ -85,6 +92,9 @@ class MixtureSetup {
   size_t sequences = 1;
 
  private:
+  std::unique_ptr<text::RecordSource> open_source(const ExpertDisk& disk) const;
+  void warm(models::ExpertStore& store);
+
   uint64_t identity_;
 };
 

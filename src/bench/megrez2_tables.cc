@@ -33,7 +33,7 @@ void bench_batches(MixtureSetup& setup, const ExpertDisk& disk, Report& report) 
     streams.push_back(setup.open_warm(disk, kStreamSettings[i], setup.slots_of(0.5)));
     before.push_back(streams.back()->counters());
   }
-  const auto seconds = setup.take_turns(streams);
+  const auto seconds = setup.take_turns({streams[0].get(), streams[1].get()});
   const auto n = static_cast<double>(kSequences);
   table.rows.push_back({cell(std::string("all in memory")),
                         cell(n / spread_of(seconds[0]).median, 1), no_cell(), no_cell(), no_cell(),

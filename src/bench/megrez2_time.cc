@@ -38,8 +38,10 @@ LayerParts layer_parts(const formats::Checkpoint& checkpoint, const text::Expert
   return parts;
 }
 
-double predict_seconds(const text::ExpertTrace& trace, const std::vector<uint32_t>& misses,
-                       const LayerParts& parts, const ReadTimes& read, bool prefetch) {
+double predict_seconds(std::span<const text::ExpertTrace::Visit> visits,
+                       std::span<const uint32_t> misses, const LayerParts& parts,
+                       const ReadTimes& read, ExpertReads reads) {
+  const bool prefetch = reads == ExpertReads::kPreGated;
   double now = 0, disk_free = 0;
   std::vector<double> coming;  // when the experts that the next layer asked for will be there
   const auto ask = [&](size_t visit, std::vector<double>& arrivals) {
@@ -50,22 +52,25 @@ double predict_seconds(const text::ExpertTrace& trace, const std::vector<uint32_
     }
   };
   std::vector<double> current;
-  for (size_t i = 0; i < trace.visits.size(); ++i) {
-    const bool first = trace.visits[i].layer == 0;
+  for (size_t i = 0; i < visits.size(); ++i) {
+    const bool first = visits[i].layer == 0;
     if (first) {
       // The pre-gate of the first layer reads the last dense layer's input of the MLP.
       if (prefetch) ask(i, coming);
       now += parts.rest_s;
     }
     now += parts.attention_s;
+    if (reads == ExpertReads::kNaive) {
+      now += misses[i] * (read.latency_s + read.core_s) + parts.layer_s - parts.attention_s;
+      continue;
+    }
     if (prefetch) {
       current = coming;
-      if (i + 1 < trace.visits.size() && trace.visits[i + 1].layer == trace.visits[i].layer + 1)
-        ask(i + 1, coming);
+      if (i + 1 < visits.size() && visits[i + 1].layer == visits[i].layer + 1) ask(i + 1, coming);
     } else {
       ask(i, current);
     }
-    const size_t hits = trace.visits[i].experts.size() - misses[i];
+    const size_t hits = visits[i].experts.size() - misses[i];
     now += static_cast<double>(hits) * parts.expert_s + parts.shared_s;
     for (const double arrival : current)
       now = std::max(now, arrival) + read.core_s + parts.expert_s;

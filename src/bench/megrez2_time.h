@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "formats/checkpoint.h"
@@ -27,9 +28,17 @@ struct ReadTimes {
   double core_s = 0;     // of the computing cores: to check it, and to let the reader run
 };
 
-// Seconds of all visits of a trace, whose misses are given. A layer computes with what is there,
-// then its shared expert, then with each that comes. `prefetch`: it asks one layer before.
-double predict_seconds(const text::ExpertTrace& trace, const std::vector<uint32_t>& misses,
-                       const LayerParts& parts, const ReadTimes& read, bool prefetch);
+// When the experts of a layer are asked for, and what it does until they come.
+enum class ExpertReads : uint8_t {
+  kPreGated,  // one layer before; the layer computes with what is there, then its shared expert,
+              // then with each that comes
+  kOnDemand,  // when the layer asks; then as above
+  kNaive,     // when the layer asks, and it begins when all are there
+};
+
+// Seconds of all visits of a trace, whose misses are given.
+double predict_seconds(std::span<const text::ExpertTrace::Visit> visits,
+                       std::span<const uint32_t> misses, const LayerParts& parts,
+                       const ReadTimes& read, ExpertReads reads);
 
 }  // namespace weft::bench

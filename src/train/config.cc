@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <span>
@@ -13,7 +12,6 @@ namespace weft::train {
 namespace {
 
 using nlohmann::ordered_json;
-constexpr double kAny = std::numeric_limits<double>::infinity();
 
 // Letters to change, add or drop to get from one word to the other (Levenshtein).
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -85,9 +83,7 @@ class Keys {
     if (found == nullptr) return;
     const double given = found->is_number() ? found->get<double>() : std::nan("");
     if (!(given >= least && given <= most))
-      wrong(key, *found,
-            most == kAny ? fmt::format("a number of {} or more", least)
-                         : fmt::format("a number from {} to {}", least, most));
+      wrong(key, *found, fmt::format("a number from {} to {}", least, most));
     value = given;
   }
   void flag(const char* key, bool& value, const char* about) {
@@ -104,18 +100,18 @@ class Keys {
     return found;
   }
 
-  void refuse_unknown() const {
+  // `elsewhere`: another object's keys, which may have been meant; `shown` with one put in.
+  void refuse_unknown(const Keys& elsewhere, fmt::format_string<const std::string&> shown) const {
     if (from_ == nullptr) return;
     for (const auto& [key, value] : from_->items()) {
-      if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
-      const auto nearest = std::min_element(known_.begin(), known_.end(),
-                                            [&key = key](const auto& a, const auto& b) {
-                                              return edit_distance(key, a) < edit_distance(key, b);
-                                            });
+      const auto [nearest, distance] = nearest_to(key);
+      if (distance == 0) continue;
+      const auto [other, other_distance] = elsewhere.nearest_to(key);
       fail(ErrorKind::kInvalidInput,
-           "{}: there is no key '{}'. The nearest is '{}'; "
+           "{}: there is no key '{}'. The nearest is {}; "
            "'weft train lm --print-config' lists all.",
-           where_, key, *nearest);
+           where_, key,
+           other_distance < distance ? fmt::format(shown, other) : fmt::format("'{}'", nearest));
     }
   }
   const std::vector<std::pair<std::string, std::string>>& lines() const { return lines_; }
@@ -125,6 +121,13 @@ class Keys {
   void note(const char* key, const T& value, const char* about) {
     known_.emplace_back(key);
     lines_.emplace_back(fmt::format("\"{}\": {}", key, ordered_json(value).dump()), about);
+  }
+  std::pair<std::string, size_t> nearest_to(const std::string& key) const {
+    std::pair<std::string, size_t> best{"", SIZE_MAX};
+    for (const std::string& known : known_)
+      if (const size_t distance = edit_distance(key, known); distance < best.second)
+        best = {known, distance};
+    return best;
   }
   const ordered_json* find(const char* key) const {
     if (from_ == nullptr) return nullptr;
@@ -194,7 +197,6 @@ void visit(Keys& keys, Config& c) {
   keys.number("final_lr", c.final_lr, 0, 1, "part of lr that is left at the end");
   keys.number("warmup", c.warmup, 0, 0.9, "part of the run");
   keys.number("weight_decay", c.weight_decay, 0, 10, "AdamW's, on matrices");
-  keys.number("clip", c.clip, 0, kAny, "largest norm of the gradient; 0: any");
   keys.number("router_bias_rate", c.router_bias_rate, 0, 1, "megrez2: step of the balancing bias");
   keys.count("checkpoint_every", c.checkpoint_every, 1, kMany, "steps; the last two are kept");
   keys.count("threads", c.threads, 0, 1024, "0: all cores");
@@ -290,10 +292,10 @@ Config parse_config(std::string_view json, const std::string& name,
   Keys keys(&parsed, name);
   const ordered_json* model = keys.object("model");
   visit(keys, config);
-  keys.refuse_unknown();
   Keys model_keys(model, name + ": model");
   visit(model_keys, config.model);
-  model_keys.refuse_unknown();
+  keys.refuse_unknown(model_keys, "'{}' inside \"model\"");
+  model_keys.refuse_unknown(keys, "'{}' outside \"model\"");
   check(config, name);
   return config;
 }

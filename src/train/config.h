@@ -55,7 +55,6 @@ struct Config {
   double final_lr = 0.1;  // of lr, at the end
   double warmup = 0.02;   // part of the run
   double weight_decay = 0.1;
-  double clip = 1.0;               // of the gradient's norm; 0: never
   double router_bias_rate = 1e-3;  // u of loss-free balancing
   size_t checkpoint_every = 500;   // steps
   size_t threads = 0;              // 0: all cores

@@ -45,7 +45,11 @@ TEST(config, an_unknown_key_names_the_nearest) {
             std::string::npos);
   EXPECT_NE(message_of(R"({"batch_token": 1})").find("nearest is 'batch_tokens'"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"model": {"hiden_size": 1}})").find("nearest is 'hidden_size'"),
+  EXPECT_NE(message_of(R"({"model": {"hiden_size": 1}})").find("nearest is 'hidden_size';"),
+            std::string::npos);
+  EXPECT_NE(message_of(R"({"hidden_sizes": 1})").find("'hidden_size' inside \"model\""),
+            std::string::npos);
+  EXPECT_NE(message_of(R"({"model": {"lr": 1}})").find("'lr' outside \"model\""),
             std::string::npos);
 }
 
@@ -56,7 +60,7 @@ TEST(config, what_is_wrong_says_what_is_right) {
       {R"({"steps": "many"})", "'steps' is \"many\", expected a whole number"},
       {R"({"steps": -1})", "'steps' is -1, expected a whole number"},
       {R"({"lr": 11})", "'lr' is 11, expected a number from 0 to 10"},
-      {R"({"clip": -1})", "expected a number of 0 or more"},
+      {R"({"max_seconds": -1})", "expected a number from 0 to"},
       {R"({"dtype": "f16"})", "one of bf16, f32"},
       {R"({"schedule": "linear"})", "one of cosine, wsd, constant"},
       {R"({"data": [1]})", "a string or a list of strings"},

@@ -82,9 +82,15 @@ Example chat_example(const ordered_json& messages, const ExampleFormat& format,
 // A line of a JSONL file. Errors name no place: the caller does.
 Example line_example(std::string_view line, const ExampleFormat& format,
                      const formats::ChatTemplate* chat_template) {
-  const ordered_json object = ordered_json::parse(line, nullptr, false);
-  if (object.is_discarded()) fail(ErrorKind::kInvalidInput, "not JSON");
-  if (!object.is_object()) fail(ErrorKind::kInvalidInput, "not a JSON object");
+  ordered_json object;
+  try {
+    object = ordered_json::parse(line);
+  } catch (const ordered_json::parse_error& error) {
+    fail(ErrorKind::kInvalidInput, "not JSON from byte {} on; a line holds one whole object",
+         error.byte);
+  }
+  if (!object.is_object())
+    fail(ErrorKind::kInvalidInput, "not a JSON object; a line holds one whole object");
   const auto text_of = [&](const char* key) -> std::string {
     const auto it = object.find(key);
     if (it == object.end() || !it->is_string())
@@ -212,9 +218,11 @@ FileExamples parse_jsonl(std::string_view text, const std::string& name,
       Example example = line_example(line, format, chat_template ? &*chat_template : nullptr);
       out.num_cut += cut(example, format.context) ? 1 : 0;
       if (learns_nothing(example))
-        fail(ErrorKind::kInvalidInput,
-             "there is nothing to learn: {} tokens, the first {} of which are kept",
-             example.tokens.size(), format.context + 1);
+        fail(
+            ErrorKind::kInvalidInput,
+            "there is nothing to learn: {} tokens are kept, and the loss is on none of them. Leave "
+            "it out, or raise 'context'",
+            example.tokens.size());
       out.examples.push_back(std::move(example));
     } catch (const Error& error) {
       throw error.in(fmt::format("{}:{}", name, number));

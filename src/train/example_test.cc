@@ -86,7 +86,7 @@ TEST(example, a_bad_line_is_named) {
   const struct {
     const char *line, *expected;
   } kCases[] = {
-      {"{", "not JSON"},
+      {"{", "not JSON from byte 2 on"},
       {"[1]", "not a JSON object"},
       {"{}", "holds neither"},
       {R"({"prompt": "a"})", "\"completion\" is missing"},

@@ -1,15 +1,16 @@
 #include "train/run_log.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/terminal_line.h"
 
 namespace weft::train {
 namespace {
@@ -41,12 +42,6 @@ ordered_json number(double value, int digits) {
   return std::stod(fmt::format("{:.{}g}", value, digits));
 }
 
-std::string minutes(double seconds) {
-  const auto s = static_cast<long>(seconds + 0.5);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-                   : fmt::format("{}:{:02}", s / 60, s % 60);
-}
-
 }  // namespace
 
 RunLog::RunLog(const std::filesystem::path& path, size_t steps) : path_(path) {
@@ -59,6 +54,15 @@ RunLog::RunLog(const std::filesystem::path& path, size_t steps) : path_(path) {
   file_.reset(std::fopen(path.c_str(), "a"));
   if (!file_)
     fail(ErrorKind::kIo, "{}: cannot open for writing: {}", path.string(), std::strerror(errno));
+  std::setvbuf(file_.get(), nullptr, _IONBF, 0);
+}
+
+RunLog::~RunLog() { flush(); }
+
+void RunLog::add_line(const std::string& line) {
+  constexpr size_t kMuch = 4096;
+  waiting_ += line + "\n";
+  if (waiting_.size() >= kMuch) flush();
 }
 
 void RunLog::add(const StepRecord& r) {
@@ -69,21 +73,23 @@ void RunLog::add(const StepRecord& r) {
                              {"lr", number(r.lr, 6)},
                              {"grad_norm", number(r.grad_norm, 6)},
                              {"tokens_per_s", number(r.tokens_per_s, 6)}};
-  fmt::print(file_.get(), "{}\n", line.dump());
+  add_line(line.dump());
 }
 
 void RunLog::add_evaluation(size_t step, double loss, const std::string& name) {
   const ordered_json line = {{"step", step}, {"eval_loss", number(loss, 7)}, {"eval_name", name}};
-  fmt::print(file_.get(), "{}\n", line.dump());
+  add_line(line.dump());
   flush();
 }
 
-void RunLog::flush() { std::fflush(file_.get()); }
+void RunLog::flush() {
+  waiting_.erase(0, std::fwrite(waiting_.data(), 1, waiting_.size(), file_.get()));
+}
 
-Console::Console() : terminal_(isatty(STDERR_FILENO) == 1), last_(Clock::now()) {}
+Console::Console() : terminal_(stderr_is_terminal()), last_(Clock::now()) {}
 
 Console::~Console() {
-  if (drawn_) std::fputs("\r\033[K", stderr);
+  if (drawn_) clear_line();
 }
 
 void Console::show(const StepRecord& r, double part_done, double seconds_left) {
@@ -94,14 +100,16 @@ void Console::show(const StepRecord& r, double part_done, double seconds_left) {
   const std::string line =
       fmt::format("step {} ({:.0f}%)  loss {:.4f}  lr {:.2e}  {:.0f} tokens/s  {} left", r.step,
                   part_done * 100, r.loss, r.lr, r.tokens_per_s, minutes(seconds_left));
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
-  std::fflush(stderr);
   drawn_ = terminal_;
+  if (terminal_)
+    draw_line(line);
+  else
+    fmt::print(stderr, "{}\n", line);
 }
 
 void Console::say(const std::string& line) {
-  fmt::print(stderr, "{}{}\n", drawn_ ? "\r\033[K" : "", line);
-  drawn_ = false;
+  if (std::exchange(drawn_, false)) clear_line();
+  fmt::print(stderr, "{}\n", line);
 }
 
 }  // namespace weft::train

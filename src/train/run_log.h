@@ -25,16 +25,21 @@ class RunLog {
   // Goes on behind the records of the first `steps` steps; those that come after are forgotten.
   // kIo.
   RunLog(const std::filesystem::path& path, size_t steps);
+  ~RunLog();
+  RunLog(const RunLog&) = delete;
+  RunLog& operator=(const RunLog&) = delete;
   void add(const StepRecord& record);
   void add_evaluation(size_t step, double loss, const std::string& name);
-  void flush();
+  void flush();  // what a full disk does not take is tried again the next time
 
  private:
+  void add_line(const std::string& line);
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
   std::filesystem::path path_;
   std::unique_ptr<std::FILE, Close> file_;
+  std::string waiting_;  // to be written
 };
 
 // Loss, tokens per second and time left: a line that is drawn over on a terminal, else one line

@@ -50,16 +50,6 @@ std::optional<size_t> step_of(const fs::path& file) {
   return std::stoull(digits);
 }
 
-// Newest first.
-std::vector<size_t> steps_in(const fs::path& folder) {
-  std::vector<size_t> steps;
-  if (!fs::is_directory(folder)) return steps;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (const auto step = step_of(entry.path())) steps.push_back(*step);
-  std::sort(steps.rbegin(), steps.rend());
-  return steps;
-}
-
 }  // namespace
 
 void write_snapshot(const fs::path& path, const ordered_json& state, const NamedArrays& arrays) {
@@ -145,13 +135,22 @@ fs::path checkpoint_path(const fs::path& folder, size_t step) {
   return folder / fmt::format("checkpoint-{}.weft", step);
 }
 
+std::vector<size_t> checkpoint_steps(const fs::path& folder) {
+  std::vector<size_t> steps;
+  if (!fs::is_directory(folder)) return steps;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const auto step = step_of(entry.path())) steps.push_back(*step);
+  std::sort(steps.rbegin(), steps.rend());
+  return steps;
+}
+
 void keep_last_checkpoints(const fs::path& folder, size_t count) {
-  const std::vector<size_t> steps = steps_in(folder);
+  const std::vector<size_t> steps = checkpoint_steps(folder);
   for (size_t i = count; i < steps.size(); ++i) fs::remove(checkpoint_path(folder, steps[i]));
 }
 
 std::optional<Snapshot> last_checkpoint(const fs::path& folder, std::vector<std::string>& refused) {
-  for (const size_t step : steps_in(folder)) {
+  for (const size_t step : checkpoint_steps(folder)) {
     try {
       return read_snapshot(checkpoint_path(folder, step));
     } catch (const Error& error) {

@@ -30,6 +30,7 @@ Snapshot read_snapshot(const std::filesystem::path& path);
 
 // The checkpoints of a run: checkpoint-STEP.weft in its folder.
 std::filesystem::path checkpoint_path(const std::filesystem::path& folder, size_t step);
+std::vector<size_t> checkpoint_steps(const std::filesystem::path& folder);  // the newest first
 void keep_last_checkpoints(const std::filesystem::path& folder, size_t count);
 // The newest that can be read; `refused` tells why newer ones could not. Nothing: there is none.
 std::optional<Snapshot> last_checkpoint(const std::filesystem::path& folder,

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -96,6 +97,7 @@ class Run {
   double evaluation_loss(const train::ExampleSource& source, uint64_t count);
   void write_report();
   void save_checkpoint();
+  bool wrote(const char* what, const std::function<void()>& write);
   void export_model();
   std::vector<float> host(const at::Tensor& tensor) const;
   void restore(at::Tensor& tensor, const std::vector<float>& values);
@@ -119,7 +121,8 @@ class Run {
   std::optional<train::RunLog> log_;
   train::Console console_;
 
-  size_t step_ = 0, tokens_ = 0, bad_in_a_row_ = 0, last_saved_ = 0;
+  size_t step_ = 0, tokens_ = 0, bad_in_a_row_ = 0;
+  size_t last_tried_ = 0;  // to write a checkpoint of
   uint64_t next_example_ = 0;
   std::optional<double> best_loss_;
   double seconds_before_ = 0;
@@ -136,6 +139,12 @@ Run::Run(const train::Config& config, const RunOptions& options, StopToken stop)
       folder_(config.out),
       beginning_(begin(config)),
       device_(choose_device(config.device)) {
+  // Two runs' checkpoints would be taken for one's.
+  if (const auto steps = train::checkpoint_steps(folder_); !options.resume && !steps.empty())
+    fail(ErrorKind::kInvalidInput,
+         "{}: holds the checkpoints of an earlier run (the last is of step {}). Go on with it by "
+         "--resume, name another folder with 'out', or delete this one.",
+         folder_.string(), steps.front());
   if (config.gguf != "none") formats::quant_mix(config.gguf);  // refused now rather than at the end
   const size_t cores = config.threads == 0 ? available_cores() : config.threads;
   at::set_num_threads(static_cast<int>(cores));
@@ -158,7 +167,6 @@ Run::Run(const train::Config& config, const RunOptions& options, StopToken stop)
                  config.dtype == "bf16" ? at::kBFloat16 : at::kFloat);
   optimizer_.emplace(model_->master(),
                      AdamWOptions{.weight_decay = config.weight_decay,
-                                  .clip = config.clip,
                                   .decayed = static_cast<int64_t>(table.first_vector)});
   gradient_ = at::zeros_like(model_->master());
   fs::create_directories(folder_);
@@ -166,7 +174,7 @@ Run::Run(const train::Config& config, const RunOptions& options, StopToken stop)
   train::write_tokenizer(beginning_.tokenizer_path, folder_ / "model");
   train::hf_config(beginning_.shape, beginning_.from.get(), true);
   if (options.resume) resume();
-  last_saved_ = step_;
+  last_tried_ = step_;
   log_.emplace(folder_ / "log.jsonl", step_);
   loader_.emplace(
       *data_.source,
@@ -197,7 +205,7 @@ void Run::train() {
   }
   read_back();
   if (step_ % config_.eval_every != 0) evaluate();
-  if (last_saved_ != step_) save_checkpoint();
+  if (last_tried_ != step_) save_checkpoint();
   export_model();
 }
 
@@ -285,24 +293,26 @@ void Run::read_back() {
 // The batch of a step that went wrong, to be looked at: bad-step-N.jsonl, a sequence a line.
 void Run::dump(const PendingStep& pending) {
   const fs::path path = folder_ / fmt::format("bad-step-{}.jsonl", pending.record.step);
-  AtomicFile file(path);
-  for (const Batch& batch : pending.batches) {
-    size_t row = 0;
-    for (const train::Bucket& bucket : batch.buckets)
-      for (size_t i = 0; i < bucket.num_sequences; ++i, row += bucket.length) {
-        std::vector<formats::Token> tokens;
-        for (size_t r = row; r < row + bucket.length && batch.is_token[r] != 0; ++r)
-          tokens.push_back(batch.tokens[r]);
-        file.write(
-            ordered_json{{"tokens", tokens}, {"text", beginning_.tokenizer->decode(tokens, true)}}
-                .dump(-1, ' ', false, ordered_json::error_handler_t::replace) +
-            "\n");
-      }
-  }
-  file.commit();
-  console_.say(fmt::format("step {}: loss {}, gradient norm {}: skipped; its batch is in {}",
-                           pending.record.step, pending.record.loss, pending.record.grad_norm,
-                           path.string()));
+  const bool written = wrote("batch to look at", [&] {
+    AtomicFile file(path);
+    for (const Batch& batch : pending.batches) {
+      size_t row = 0;
+      for (const train::Bucket& bucket : batch.buckets)
+        for (size_t i = 0; i < bucket.num_sequences; ++i, row += bucket.length) {
+          std::vector<formats::Token> tokens;
+          for (size_t r = row; r < row + bucket.length && batch.is_token[r] != 0; ++r)
+            tokens.push_back(batch.tokens[r]);
+          file.write(
+              ordered_json{{"tokens", tokens}, {"text", beginning_.tokenizer->decode(tokens, true)}}
+                  .dump(-1, ' ', false, ordered_json::error_handler_t::replace) +
+              "\n");
+        }
+    }
+    file.commit();
+  });
+  console_.say(fmt::format("step {}: loss {}, gradient norm {}: skipped{}", pending.record.step,
+                           pending.record.loss, pending.record.grad_norm,
+                           written ? "; its batch is in " + path.string() : ""));
 }
 
 double Run::evaluation_loss(const train::ExampleSource& source, uint64_t count) {
@@ -334,10 +344,12 @@ void Run::evaluate() {
     log_->add_evaluation(step_, loss, name);
     console_.say(fmt::format("step {}: loss {:.4f} on {}", step_, loss, name));
     if (i != 0 || !std::isfinite(loss) || (best_loss_ && loss >= *best_loss_)) continue;
-    best_loss_ = loss;
-    train::write_snapshot(
-        folder_ / "best.weft", {{"step", step_}, {"loss", loss}},
-        {{"weights", host(model_->master())}, {"router_bias", host(model_->router_bias())}});
+    const bool kept = wrote("best weights", [&] {
+      train::write_snapshot(
+          folder_ / "best.weft", {{"step", step_}, {"loss", loss}},
+          {{"weights", host(model_->master())}, {"router_bias", host(model_->router_bias())}});
+    });
+    if (kept) best_loss_ = loss;
   }
   write_report();
   last_read_ = Clock::now();
@@ -345,10 +357,17 @@ void Run::evaluate() {
 
 void Run::write_report() {
   log_->flush();
+  wrote("report", [&] { train::write_report(folder_, train::print_config(config_)); });
+}
+
+// Where the disk is full the run itself is well: it goes on.
+bool Run::wrote(const char* what, const std::function<void()>& write) {
   try {
-    train::write_report(folder_, train::print_config(config_));
-  } catch (const Error& error) {  // the run itself is well: it goes on
-    console_.say(fmt::format("no report at step {}: {}", step_, error.what()));
+    write();
+    return true;
+  } catch (const Error& error) {
+    console_.say(fmt::format("no {} at step {}: {}", what, step_, error.what()));
+    return false;
   }
 }
 
@@ -370,6 +389,7 @@ void Run::restore(at::Tensor& tensor, const std::vector<float>& values) {
 }
 
 void Run::save_checkpoint() {
+  last_tried_ = step_;
   const ordered_json state = {
       {"step", step_},
       {"optimizer_steps", optimizer_->steps()},
@@ -379,17 +399,14 @@ void Run::save_checkpoint() {
       {"best_loss", best_loss_ ? ordered_json(*best_loss_) : ordered_json()}};
   read_back();
   log_->flush();
-  try {
+  wrote("checkpoint", [&] {
     train::write_snapshot(train::checkpoint_path(folder_, step_), state,
                           {{"weights", host(model_->master())},
                            {"mean", host(optimizer_->mean())},
                            {"square", host(optimizer_->square())},
                            {"router_bias", host(model_->router_bias())}});
-    last_saved_ = step_;
     train::keep_last_checkpoints(folder_, kCheckpointsKept);
-  } catch (const Error& error) {  // the run itself is well: it goes on
-    console_.say(fmt::format("no checkpoint at step {}: {}", step_, error.what()));
-  }
+  });
 }
 
 void Run::resume() {
@@ -397,8 +414,8 @@ void Run::resume() {
   const auto snapshot = train::last_checkpoint(folder_, refused);
   for (const std::string& why : refused) console_.say(why + ". Taking the one before.");
   if (!snapshot)
-    fail(ErrorKind::kNotFound, "{}: there is no checkpoint to resume from. Start without --resume.",
-         folder_.string());
+    fail(ErrorKind::kNotFound, "{}: there is no checkpoint to resume from. {} without --resume.",
+         folder_.string(), refused.empty() ? "Start" : "Delete those that are damaged, and start");
   const auto array = [&](const char* name) -> const std::vector<float>& {
     const auto it = snapshot->arrays.find(name);
     if (it == snapshot->arrays.end())
@@ -417,6 +434,9 @@ void Run::resume() {
   next_example_ = state.at("next_example");
   seconds_before_ = state.at("seconds");
   if (!state.at("best_loss").is_null()) best_loss_ = state.at("best_loss").get<double>();
+  // Newer ones were passed over; they would count as the last two that are kept.
+  for (const size_t newer : train::checkpoint_steps(folder_))
+    if (newer > step_) fs::remove(train::checkpoint_path(folder_, newer));
   console_.say(fmt::format("going on after step {}", step_));
 }
 

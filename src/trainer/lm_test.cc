@@ -105,6 +105,7 @@ TEST(lm, resuming_is_bit_identical) {
     train_lm(small(folder, "part", architecture, settings), {.command = "", .resume = true}, {});
     const auto want = train::read_snapshot(train::checkpoint_path(whole, 12));
     const auto got = train::read_snapshot(train::checkpoint_path(part, 12));
+    EXPECT_FALSE(fs::exists(train::checkpoint_path(part, 11))) << "it is none of the last two";
     EXPECT_EQ(got.arrays, want.arrays) << architecture;
     EXPECT_EQ(got.state["next_example"], want.state["next_example"]);
     const auto whole_log = records(whole), part_log = records(part);
@@ -126,6 +127,18 @@ TEST(lm, resuming_needs_a_checkpoint_of_the_same_model) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("Resume with the config"), std::string::npos);
   }
+}
+
+TEST(lm, a_run_does_not_begin_among_another_ones_checkpoints) {
+  const Folder folder;
+  train_lm(small(folder, "run", "llama"), {}, {});
+  try {
+    train_lm(small(folder, "run", "llama"), {}, {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the last is of step 12"), std::string::npos);
+  }
+  EXPECT_EQ(records(folder.path / "run").size(), 12U) << "nothing was touched";
 }
 
 TEST(lm, stopping_writes_a_checkpoint_and_tells_how_to_go_on) {

@@ -51,6 +51,21 @@ ExpertCounters ExpertCounters::operator-(const ExpertCounters& before) const {
           .stall_s = stall_s - before.stall_s};
 }
 
+class ExpertStream::Locked {
+ public:
+  explicit Locked(ExpertStream& stream) : stream_(stream), lock_(stream.mutex_) {}
+  ~Locked() {
+    if (lock_.owns_lock()) stream_.unlock(lock_);
+  }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+  std::unique_lock<std::mutex>& lock() { return lock_; }
+
+ private:
+  ExpertStream& stream_;
+  std::unique_lock<std::mutex> lock_;
+};
+
 // The wants of a pass: of the layer it computes, and of the one after.
 class ExpertStream::Pass final : public models::ComputingPass {
  public:
@@ -104,7 +119,7 @@ void ExpertStream::Pass::ask(std::vector<Want>& wants, size_t layer,
 
 void ExpertStream::Pass::expect(size_t layer, std::span<const uint32_t> experts) {
   if (!stream_.options_.prefetch) return;
-  const std::lock_guard lock(stream_.mutex_);
+  const Locked locked(stream_);
   // A gate tells of the layer after before the layer that it has told of is visited.
   std::vector<Want>& wants = next_.empty() ? next_ : later_;
   drop(wants);
@@ -119,7 +134,7 @@ bool ExpertStream::Pass::is_expected(size_t layer, std::span<const uint32_t> exp
 
 void ExpertStream::Pass::visit(size_t layer, std::span<const uint32_t> experts) {
   if (stream_.options_.on_visit) stream_.options_.on_visit(layer, experts);
-  const std::lock_guard lock(stream_.mutex_);
+  const Locked locked(stream_);
   drop(current_);
   num_holding_ = num_given_ = 0;
   if (is_expected(layer, experts)) {
@@ -162,7 +177,7 @@ size_t ExpertStream::Pass::gather() {
 // Both halves of each, on two cores. `lock` is let go meanwhile.
 void ExpertStream::Pass::check(std::unique_lock<std::mutex>& lock) {
   if (num_unchecked_ == 0) return;
-  lock.unlock();
+  stream_.unlock(lock);
   cores_.parallel_for(2 * num_unchecked_, 1, [&](size_t begin, size_t end, size_t) {
     for (size_t i = begin; i < end; ++i) {
       Unchecked& come = unchecked_[i / 2];
@@ -184,21 +199,22 @@ void ExpertStream::Pass::check(std::unique_lock<std::mutex>& lock) {
 // Waits awake for a moment; `lock` is let go meanwhile. False: nothing has come.
 bool ExpertStream::Pass::watch(std::unique_lock<std::mutex>& lock) {
   const Clock::time_point end = Clock::now() + kWatch;
-  while (Clock::now() < end) {
+  do {
     const uint64_t seen = stream_.changes_.load(std::memory_order_relaxed);
-    lock.unlock();
+    stream_.unlock(lock);
     while (stream_.changes_.load(std::memory_order_acquire) == seen && Clock::now() < end) {
       for (int spin = 0; spin < 16; ++spin) pause_core();
       std::this_thread::yield();  // a reader may need this very core
     }
     lock.lock();
     if (gather() != 0) return true;
-  }
+  } while (Clock::now() < end);
   return false;
 }
 
 std::span<const ExpertPass::Arrival> ExpertStream::Pass::next(Wait wait) {
-  std::unique_lock lock(stream_.mutex_);
+  Locked locked(stream_);
+  std::unique_lock<std::mutex>& lock = locked.lock();
   for (size_t i = 0; i < num_holding_; ++i) stream_.release(*holding_[i]);
   if (num_holding_ != 0) stream_.fill_slots();
   for (num_holding_ = 0; num_holding_ == 0 && num_given_ != current_.size(); check(lock)) {
@@ -233,7 +249,7 @@ void ExpertStream::Pass::drop(std::vector<Want>& wants) {
 }
 
 void ExpertStream::Pass::end() noexcept {
-  const std::lock_guard lock(stream_.mutex_);
+  const Locked locked(stream_);
   num_holding_ = num_given_ = 0;
   cores_ = CoreSet();
   drop(current_);
@@ -303,8 +319,7 @@ bool ExpertStream::hold_or_place(Want& want) {
     slot.state = State::kLoading;
     slot.again = false;
     slot.error.reset();
-    jobs_.push_back({*at, want.key, next_order_++});
-    to_read_.notify_one();
+    add_job(*at, want.key);
   }
   want.slot = at;
   ++slots_[*at].holds;
@@ -349,6 +364,17 @@ void ExpertStream::fill_slots() {
     }
 }
 
+void ExpertStream::add_job(size_t slot, size_t key) {
+  jobs_.push_back({slot, key, next_order_++});
+  ++num_unheard_jobs_;
+}
+
+void ExpertStream::unlock(std::unique_lock<std::mutex>& lock) {
+  const size_t woken = std::min(std::exchange(num_unheard_jobs_, 0), options_.num_readers);
+  lock.unlock();
+  for (size_t i = 0; i < woken; ++i) to_read_.notify_one();
+}
+
 // The oldest that a layer waits for, else the oldest.
 ExpertStream::Job ExpertStream::take_job() {
   auto best = jobs_.begin();
@@ -368,8 +394,7 @@ void ExpertStream::checked(size_t at, std::optional<Error> error) {
   WEFT_ASSERT(slot.state == State::kChecking && slot.holds != 0);
   if (error && !std::exchange(slot.again, true)) {
     slot.state = State::kLoading;
-    jobs_.push_back({at, *cache_.key_in(at), next_order_++});
-    to_read_.notify_one();
+    add_job(at, *cache_.key_in(at));
     return;
   }
   if (error) ++counters_.failures;
@@ -385,10 +410,11 @@ void ExpertStream::read_records() {
     to_read_.wait(lock, [this] { return closing_ || !jobs_.empty(); });
     if (closing_) return;
     const Job job = take_job();
+    if (num_unheard_jobs_ != 0) --num_unheard_jobs_;
     const size_t group = job.key / shape_.experts_per_group;
     const size_t expert = job.key % shape_.experts_per_group;
     uint8_t* const record = arena_.data() + job.slot * slot_bytes_;
-    lock.unlock();
+    unlock(lock);
     std::optional<Error> error;
     RecordSource::Record read;
     for (int attempt = 0; attempt < 2; ++attempt) {

@@ -101,6 +101,7 @@ class ExpertStream final : public models::ExpertStore {
   void release(Want& want);
   void fill_slots();
   void tell_passes();  // that something has come, or a slot was found
+  void add_job(size_t slot, size_t key);
   Job take_job();
 
   bool may_go(const Slot& slot) const {
@@ -109,6 +110,11 @@ class ExpertStream final : public models::ExpertStore {
   void checked(size_t slot, std::optional<Error> error);
 
   void read_records();  // a reader thread
+
+  // Holds mutex_. Readers hear of new jobs when it is let go: one that is woken while it is held
+  // goes to sleep on it at once, and is woken a second time, each time on a core that computes.
+  class Locked;
+  void unlock(std::unique_lock<std::mutex>& lock);
 
   const ExpertCacheShape shape_;
   const RecordTable records_;
@@ -124,6 +130,7 @@ class ExpertStream final : public models::ExpertStore {
   std::vector<uint8_t> may_go_;  // by slot: read, and held by nobody
   std::list<Want*> waiting_;     // for a slot, in the order of asking
   std::deque<Job> jobs_;
+  size_t num_unheard_jobs_ = 0;
   std::vector<size_t> needs_;  // by slot: wants of layers that are being computed
   uint64_t next_order_ = 0;
   ExpertCounters counters_;
