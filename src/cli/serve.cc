@@ -155,8 +155,7 @@ class Server {
   ~Server() {
     if (const auto left = crew_ ? comm::time_from_sigterm_to_sigkill() : std::nullopt;
         left && stopped_)
-      http_.stop(*left / 4, "the launcher ends the ranks of this server: one of them has died, or it "
-                            "was stopped");
+      stop_before_sigkill(*left);
     else
       http_.stop(std::chrono::seconds(stopped_ ? options_.drain_s : 0));
     thread_.join();
@@ -235,6 +234,19 @@ class Server {
     auto running = make_executor(*model, isolation.get());
     models_.add(std::make_unique<serve::ServedModel>(named.name, std::move(model),
                                                      std::move(running), std::move(isolation)));
+  }
+
+  // mpirun ends all ranks when one has died, 1 s later, and when it is stopped itself. Nobody can wait
+  // for a rank that is dead; else who is nearly done may end. Saying why takes half a second at most.
+  void stop_before_sigkill(std::chrono::milliseconds left) {
+    if (const auto dead = crew_->ranks.most_silent(3 * comm::kBeat))
+      http_.stop({}, fmt::format("rank {} on {} was not heard of for {:.1f} s, and the launcher ends "
+                                 "the others: it has died, or its link is cut",
+                                 dead->rank, crew_->ranks.host(dead->rank),
+                                 std::chrono::duration<double>(dead->silence).count()));
+    else
+      http_.stop(left / 4, "the launcher ends all ranks of this server: it was stopped, or one of "
+                           "them has died");
   }
 
   std::optional<Error> lost_rank() const {

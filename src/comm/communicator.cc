@@ -72,6 +72,7 @@ struct Request::State final : Ongoing {
   const char* what = "";
 
   std::mutex mutex;                              // guards the rest once the request was given out
+  std::shared_ptr<State> after;                  // whose end this one waits for
   std::vector<std::shared_ptr<Flight>> flights;  // of this stage
   std::vector<float> scratch;
   std::function<void(State&)> then;  // when they have landed: starts the next stage, or ends
@@ -102,7 +103,15 @@ struct Request::State final : Ongoing {
   // Of the flights that are still out, the one that advance() stopped at.
   std::shared_ptr<Flight> missing() {
     const std::scoped_lock lock(mutex);
+    if (after) return after->missing();
     return flights.empty() ? nullptr : flights.back();
+  }
+
+  void abandon(const std::shared_ptr<const void>& buffers) {
+    const std::scoped_lock lock(mutex);
+    for (const auto& flight : flights) flight->keep(buffers);
+    after.reset();
+    then = nullptr;
   }
 
   void throw_if_lost() {
@@ -133,6 +142,8 @@ struct Request::State final : Ongoing {
   bool advance_locked() {
     if (failure) std::rethrow_exception(failure);
     try {
+      if (after && !after->advance()) return false;
+      after.reset();
       while (true) {
         while (!flights.empty()) {
           if (!flights.back()->landed()) return false;
@@ -189,6 +200,11 @@ void Request::wait(Patience patience) {
   state_.reset();
 }
 
+void Request::abandon(const std::shared_ptr<const void>& buffers) {
+  if (state_) state_->abandon(buffers);
+  state_.reset();
+}
+
 // ---- Communicator
 
 Communicator::Communicator(std::shared_ptr<Transport> transport, CommunicatorOptions options)
@@ -216,6 +232,17 @@ Communicator Communicator::group(std::span<const size_t> ranks, uint32_t context
     out.ranks_.push_back(ranks_[r]);
   }
   WEFT_ASSERT(found);
+  return out;
+}
+
+std::optional<Communicator::SilentRank> Communicator::most_silent(
+    std::chrono::nanoseconds least) const {
+  std::optional<SilentRank> out;
+  for (size_t r = 0; r < size(); ++r) {
+    if (r == rank_) continue;
+    const auto silence = transport_->silence_of(ranks_[r]);
+    if (silence >= (out ? out->silence : least)) out = SilentRank{r, silence};
+  }
   return out;
 }
 
@@ -254,6 +281,19 @@ Request Communicator::ireceive(std::span<std::byte> bytes, size_t from, uint32_t
   WEFT_ASSERT(from < size() && from != rank_ && tag < kMaxTag);
   auto state = start("receive");
   post_receive(*state, bytes, from, context_ << kContextShift | tag);
+  return Request(std::move(state));
+}
+
+Request Communicator::isend_after(const Request& before, std::span<const std::byte> bytes,
+                                  size_t to, uint32_t tag) const {
+  if (!before.state_) return isend(bytes, to, tag);
+  WEFT_ASSERT(to < size() && to != rank_ && tag < kMaxTag);
+  auto state = start("send");
+  state->after = before.state_;
+  state->then = [self = *this, bytes, to, tag](Request::State& s) {
+    self.post_send(s, bytes, to, self.context_ << kContextShift | tag);
+  };
+  transport_->add_ongoing(state);
   return Request(std::move(state));
 }
 

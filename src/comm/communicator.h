@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,6 +51,9 @@ class Request {
   // Whether it is done. Moves it on, and everything else that is under way.
   bool test();
   void wait(Patience patience = Patience::kTimeout);
+  // Gives it up, after an error: nobody waits, what was not sent yet stays here. The memory that its
+  // bytes lie in is kept until they are not used any more.
+  void abandon(const std::shared_ptr<const void>& buffers);
 
  private:
   friend class Communicator;
@@ -83,6 +87,10 @@ class Communicator {
   // ---- between two ranks. Both sides know the length.
   Request isend(std::span<const std::byte> bytes, size_t to, uint32_t tag) const;
   Request ireceive(std::span<std::byte> bytes, size_t from, uint32_t tag) const;
+  // A send that begins once `before` is done, whatever the ranks' threads do meanwhile: `before` may
+  // be the receive of the same bytes. It fails where `before` does.
+  Request isend_after(const Request& before, std::span<const std::byte> bytes, size_t to,
+                      uint32_t tag) const;
   void send(std::span<const std::byte> bytes, size_t to, uint32_t tag) const;
   void receive(std::span<std::byte> bytes, size_t from, uint32_t tag) const;
 
@@ -116,6 +124,12 @@ class Communicator {
   // Payload bytes that this process has sent to a rank so far, by any communicator.
   uint64_t bytes_sent(size_t to) const { return transport_->bytes_sent(ranks_[to]); }
   void poll() const { transport_->poll(); }
+  // Of the other ranks the one whose last sign of life is oldest, if that came `least` ago or earlier.
+  struct SilentRank {
+    size_t rank;
+    std::chrono::nanoseconds silence;
+  };
+  std::optional<SilentRank> most_silent(std::chrono::nanoseconds least) const;
   const CommunicatorOptions& options() const { return options_; }
 
  private:

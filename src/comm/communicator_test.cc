@@ -220,6 +220,65 @@ TEST(communicator, a_rank_that_ends_early_is_named_to_those_who_wait_for_it) {
   EXPECT_EQ(told, 2);
 }
 
+TEST(communicator, what_has_come_is_passed_on_while_its_holder_does_something_else) {
+  std::atomic<bool> arrived = false;
+  run_thread_ranks(3, [&](const Communicator& ranks) {
+    std::vector<std::byte> bytes(1000);
+    if (ranks.rank() == 0) {
+      std::fill(bytes.begin(), bytes.end(), std::byte{7});
+      ranks.send(bytes, 1, 3);
+    } else if (ranks.rank() == 1) {
+      Request in = ranks.ireceive(bytes, 0, 3);
+      Request on = ranks.isend_after(in, bytes, 2, 4), last = ranks.isend_after(on, bytes, 2, 5);
+      while (!arrived) ranks.poll();  // as the thread does that looks after messages
+      last.wait();
+      on.wait();
+      in.wait();
+    } else {
+      for (const uint32_t tag : {4, 5}) {
+        ranks.receive(bytes, 1, tag);
+        EXPECT_EQ(std::count(bytes.begin(), bytes.end(), std::byte{7}), 1000);
+      }
+      arrived = true;
+    }
+  });
+}
+
+TEST(communicator, the_error_of_a_receive_is_that_of_what_should_follow) {
+  std::atomic<int> told = 0;
+  EXPECT_THROW(run_thread_ranks(3,
+                                [&](const Communicator& ranks) {
+                                  if (ranks.rank() == 0) fail(ErrorKind::kIo, "the disk is full");
+                                  if (ranks.rank() == 2) return;
+                                  std::byte byte{};
+                                  Request in = ranks.ireceive({&byte, 1}, 0, 3);
+                                  Request on = ranks.isend_after(in, {&byte, 1}, 2, 3);
+                                  try {
+                                    on.wait();
+                                  } catch (const Error& error) {
+                                    told += std::string(error.what()).find("rank 0 is gone") !=
+                                            std::string::npos;
+                                  }
+                                }),
+               Error);
+  EXPECT_EQ(told, 1);
+}
+
+TEST(communicator, what_is_given_up_keeps_its_memory_and_sends_nothing_more) {
+  const auto ranks = make_thread_ranks(3);
+  auto buffer = std::make_shared<std::vector<std::byte>>(100);
+  const std::weak_ptr<std::vector<std::byte>> memory = buffer;
+  Request in = ranks[1].ireceive(*buffer, 0, 3), on = ranks[1].isend_after(in, *buffer, 2, 3);
+  on.abandon(buffer);
+  in.abandon(buffer);
+  buffer.reset();
+  ASSERT_FALSE(memory.expired());  // rank 0 may still write into it
+  ranks[0].send(std::vector<std::byte>(100), 1, 3);
+  EXPECT_TRUE(memory.expired());
+  ranks[1].poll();
+  EXPECT_EQ(ranks[1].bytes_sent(2), 0u);
+}
+
 TEST(communicator, a_wait_for_a_rank_that_never_comes_ends) {
   const auto ranks = make_thread_ranks(2, {.timeout = std::chrono::milliseconds(50)});
   std::byte byte{};

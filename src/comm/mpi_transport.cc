@@ -45,7 +45,8 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr auto kBeat = std::chrono::seconds(1);
+constexpr auto kLastMessages = std::chrono::seconds(1);  // of a rank that has left, on their way
+constexpr auto kPause = std::chrono::seconds(3);  // of this process: others' signs lie unread
 constexpr size_t kLargestPart = size_t{1} << 30;  // MPI counts in int
 // Between hosts, messages travel in frames that Open MPI sends without asking (its TCP does so up to
 // 64 KiB with its header). For a larger one the receiver must say "go ahead", and where both send, that
@@ -133,17 +134,23 @@ class MpiJob::Transport final : public comm::Transport {
     if (peer == rank_) return std::nullopt;
     const Peer& p = peers_[peer];
     // What it sent before may still be on its way.
-    if (p.left && Clock::now() - p.last_heard > kBeat)
+    if (p.left && Clock::now() - p.last_heard > kLastMessages)
       return Error(ErrorKind::kPeerLost,
                    fmt::format("rank {} on {} has ended", peer, hosts_[peer]));
     const auto now = Clock::now();
     const auto silent = now - p.last_heard;
-    if (silent < options_.silence || now - last_round_ > 3 * kBeat) return std::nullopt;
+    if (silent < options_.silence || now - last_round_ > kPause) return std::nullopt;
     return Error(
         ErrorKind::kPeerLost,
         fmt::format("rank {} on {} was not heard of for {:.0f} s: it was stopped or killed, "
                     "or its link is cut",
                     peer, hosts_[peer], std::chrono::duration<double>(silent).count()));
+  }
+
+  std::chrono::nanoseconds silence_of(size_t peer) override {
+    const std::scoped_lock lock(mutex_);
+    hear_all(Clock::now());
+    return Clock::now() - peers_[peer].last_heard;
   }
 
   // Says goodbye: who still waits for this rank need not wait for its silence.
@@ -354,7 +361,7 @@ class MpiJob::Transport final : public comm::Transport {
     while (!stopping_) {
       const auto now = Clock::now();
       // This process itself was stopped for a while: the others' signs have still to be read.
-      if (now - last_round_ > 3 * kBeat)
+      if (now - last_round_ > kPause)
         for (Peer& p : peers_) p.last_heard = now;
       last_round_ = now;
       if (now - last_beat >= kBeat) {

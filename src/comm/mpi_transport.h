@@ -4,8 +4,8 @@
 // are under way and everybody computes, one thread of this transport does, every 100 us or so, and
 // sleeps when there are none. All calls are made under one lock (MPI_THREAD_SERIALIZED).
 //
-// Every second that thread tells all other ranks that it lives. A rank that was not heard of for
-// MpiOptions::silence has died, hangs, or its link is cut.
+// Every quarter of a second (kBeat) that thread tells all other ranks that it lives. A rank that was
+// not heard of for MpiOptions::silence has died, hangs, or its link is cut.
 #pragma once
 
 #include <chrono>
@@ -17,8 +17,10 @@
 
 namespace weft::comm {
 
+inline constexpr std::chrono::milliseconds kBeat{250};  // from one sign of life to the next
+
 struct MpiOptions {
-  // Five signs of life missed. Measured: a job of which a rank is stopped ends 2 s later, within which
+  // Twenty signs of life missed. Measured: a job of which a rank is stopped ends 2 s later, within which
   // mpirun gives its processes time to end by themselves.
   std::chrono::milliseconds silence{5'000};
   CommunicatorOptions communicator = {};

@@ -37,11 +37,14 @@ class Flight {
   void throw_if_failed() const {
     if (error_) throw *error_;
   }
+  // By somebody who does not wait for it: what its bytes lie in, kept as long as they may be used.
+  void keep(std::shared_ptr<const void> buffers) { buffers_ = std::move(buffers); }
 
  private:
   const bool incoming_;
   const size_t peer_;
   std::optional<Error> error_;  // written before landed_
+  std::shared_ptr<const void> buffers_;
   std::atomic<bool> landed_{false};
 };
 
@@ -75,6 +78,8 @@ class Transport {
   void add_ongoing(std::weak_ptr<Ongoing> ongoing);
   // What is known against a rank that is silent or gone (kPeerLost), else nothing.
   virtual std::optional<Error> complaint_about(size_t /*peer*/) { return std::nullopt; }
+  // How long ago its last sign of life came; zero where ranks give none (threads of one process).
+  virtual std::chrono::nanoseconds silence_of(size_t /*peer*/) { return {}; }
   virtual std::string host(size_t peer) const = 0;  // the machine that a rank runs on
 
   uint64_t bytes_sent(size_t to) const { return sent_[to].load(std::memory_order_relaxed); }

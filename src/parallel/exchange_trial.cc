@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <vector>
 
 #include "base/error.h"
+#include "parallel/transfers.h"
 
 namespace weft::parallel {
 namespace {
@@ -17,29 +19,15 @@ constexpr size_t kTrialBytes = 512 << 10;
 }  // namespace
 
 double transfer_s(const comm::Communicator& ranks, const Exchange& exchange, size_t block_bytes) {
-  const size_t piece = block_bytes / exchange.num_pieces;
-  size_t most = 1;  // pieces that come to this rank in a step
-  for (const auto& step : exchange.steps)
-    most = std::max<size_t>(most, static_cast<size_t>(std::count_if(
-                                      step.begin(), step.end(),
-                                      [&](const Transfer& t) { return t.to == ranks.rank(); })));
-  std::vector<std::byte> out(piece), in(most * piece);
+  std::shared_ptr<Buffer> room;
+  Transfers transfers(
+      ranks, exchange, [&](size_t, size_t) { return block_bytes / exchange.num_pieces; }, room);
+  std::fill_n(room->data(), room->bytes(), uint8_t{0});  // page faults are not the links'
   ranks.barrier();
   const auto begin = Clock::now();
-  std::vector<comm::Request> requests;
-  for (size_t s = 0; s < exchange.steps.size(); ++s) {
-    size_t arriving = 0;
-    const auto& step = exchange.steps[s];
-    const auto tag = [&](size_t i) { return static_cast<uint32_t>(s << 14 | i); };
-    for (size_t i = 0; i < step.size(); ++i)
-      if (step[i].to == ranks.rank())
-        requests.push_back(ranks.ireceive(std::span(in).subspan(arriving++ * piece, piece),
-                                          step[i].from, tag(i)));
-    for (size_t i = 0; i < step.size(); ++i)
-      if (step[i].from == ranks.rank()) requests.push_back(ranks.isend(out, step[i].to, tag(i)));
-    for (comm::Request& request : requests) request.wait();
-    requests.clear();
-  }
+  transfers.begin();
+  for (size_t step = 0; step < exchange.steps.size(); ++step) transfers.wait(step);
+  transfers.finish();
   std::vector<double> seconds(ranks.size());
   seconds[ranks.rank()] = std::chrono::duration<double>(Clock::now() - begin).count();
   std::vector<size_t> begins(ranks.size() + 1);

@@ -76,10 +76,6 @@ void ExchangedAttention::begin(SharedPages& cache, size_t sequence, size_t first
   placement_ = PagePlacement(exchange_, zigzag_, causal_, first_position, num_tokens);
 }
 
-size_t ExchangedAttention::piece_bytes(Piece p) const {
-  return placement_.pages().piece_tokens(p.source, p.piece) * page_bytes_;
-}
-
 // This rank's keys and values into its own cache.
 void ExchangedAttention::store(size_t layer, const float* k, const float* v) {
   const size_t stride = shape_.kv.num_kv_heads * shape_.kv.head_dim;
@@ -100,32 +96,25 @@ void ExchangedAttention::store(size_t layer, const float* k, const float* v) {
 }
 
 // A piece is its pages, head by head.
-void ExchangedAttention::pack(Piece p, std::span<uint8_t> to) const {
+void ExchangedAttention::pack(size_t source, size_t piece, std::span<std::byte> to) const {
   const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
-  uint8_t* at = to.data();
-  for (const TokenRange& stretch : {placement_.pages().piece_front(p.source, p.piece),
-                                    placement_.pages().piece_back(p.source, p.piece)})
+  std::byte* at = to.data();
+  for (const TokenRange& stretch : {placement_.pages().piece_front(source, piece),
+                                    placement_.pages().piece_back(source, piece)})
     for (size_t i = stretch.begin; i < stretch.end; ++i)
       for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
         std::memcpy(at, reserved_[placement_.first_page() + i].head_keys(head), head_bytes);
 }
 
-void ExchangedAttention::unpack(Piece p, std::span<const uint8_t> from) const {
+void ExchangedAttention::unpack(const Transfers::Piece& p) const {
   const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
-  const uint8_t* at = from.data();
+  const std::byte* at = p.bytes.data();
   for (const TokenRange& stretch : {placement_.pages().piece_front(p.source, p.piece),
                                     placement_.pages().piece_back(p.source, p.piece)})
     for (size_t i = stretch.begin; i < stretch.end; ++i)
       for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
         std::memcpy(const_cast<uint8_t*>(reserved_[placement_.first_page() + i].head_keys(head)),
                     at, head_bytes);
-}
-
-std::span<const uint8_t> ExchangedAttention::find(const std::vector<Held>& held,
-                                                  Piece piece) const {
-  const auto it =
-      std::find_if(held.begin(), held.end(), [&](const Held& h) { return h.id == piece; });
-  return it == held.end() ? std::span<const uint8_t>() : it->bytes;
 }
 
 void ExchangedAttention::add_pages(TokenRange pages, Pages& list) const {
@@ -201,13 +190,13 @@ void ExchangedAttention::attend_own(const float* q, float* out, const CoreSet& c
 
 // Causal, by the ranks that pieces come from: what is at the front of an earlier rank is older than
 // all of mine; of a later rank, the front is older than my back, and so is its back.
-void ExchangedAttention::attend_received(std::span<const Held> held, const float* q, float* out,
-                                         const CoreSet& cores) {
+void ExchangedAttention::attend_received(std::span<const Transfers::Piece> pieces, const float* q,
+                                         float* out, const CoreSet& cores) {
   const size_t rank = ranks_.rank();
   const size_t num_front = placement_.front(rank).size(), num_back = placement_.back(rank).size();
   const TokenRange* tail = nullptr;  // the piece with the sequence's last page
   std::vector<TokenRange> stretches;
-  stretches.reserve(2 * held.size());
+  stretches.reserve(2 * pieces.size());
   seen_by_front_.clear();
   seen_by_back_.clear();
   const size_t end = placement_.pages().num_tokens;
@@ -221,11 +210,10 @@ void ExchangedAttention::attend_received(std::span<const Held> held, const float
     if (front_sees) add_pages(stretch, seen_by_front_);
     if (back_sees) add_pages(stretch, seen_by_back_);
   };
-  for (const Held& h : held) {
-    const size_t s = h.id.source;
-    const bool earlier = s < rank;
-    add(placement_.pages().piece_front(s, h.id.piece), !causal_ || earlier, !causal_ || zigzag_);
-    add(placement_.pages().piece_back(s, h.id.piece), !causal_, !causal_ || !earlier);
+  for (const auto& [source, piece, bytes] : pieces) {
+    const bool earlier = source < rank;
+    add(placement_.pages().piece_front(source, piece), !causal_ || earlier, !causal_ || zigzag_);
+    add(placement_.pages().piece_back(source, piece), !causal_, !causal_ || !earlier);
   }
   if (tail != nullptr) {  // only without a mask: nobody is younger
     add_pages(*tail, seen_by_front_);
@@ -242,80 +230,39 @@ void ExchangedAttention::attend(const kernels::AttentionShape& shape, size_t lay
          "sequence parallelism does not know sliding windows: use --sequence-parallel 1");
   shape_ = shape;
   page_bytes_ = shape.kv.page_bytes(cache_->format());
-  const auto rank = static_cast<uint16_t>(ranks_.rank());
-
-  // Room for pieces: the widest step's.
-  const auto resize = [&](Buffer& buffer, size_t bytes) {
-    if (buffer.bytes() < bytes) buffer = Buffer(bytes, "pieces of keys and values");
-  };
+  Transfers transfers(
+      ranks_, exchange_,
+      [this](size_t source, size_t piece) {
+        return placement_.pages().piece_tokens(source, piece) * page_bytes_;
+      },
+      room_);
   {
     const Stopwatch timer(times.copying_s);
     store(layer, k, v);
-    own_.clear();
-    held_.clear();
-    size_t own_bytes = 0, widest = 0;
-    for (uint16_t c = 0; c < exchange_.num_pieces; ++c) own_bytes += piece_bytes({rank, c});
-    for (const auto& step : exchange_.steps) {
-      size_t arriving = 0;
-      for (const Transfer& t : step)
-        if (t.to == rank) arriving += piece_bytes({t.source, t.piece});
-      widest = std::max(widest, arriving);
-    }
-    resize(buffers_[0], own_bytes);
-    resize(buffers_[1], widest);
-    resize(buffers_[2], widest);
-    size_t used = 0;
-    for (uint16_t c = 0; c < exchange_.num_pieces; ++c) {
-      const size_t bytes = piece_bytes({rank, c});
-      own_.push_back({{rank, c}, {buffers_[0].data() + used, bytes}});
-      pack({rank, c}, own_.back().bytes);
-      used += bytes;
-    }
+    for (size_t c = 0; c < exchange_.num_pieces; ++c) pack(ranks_.rank(), c, transfers.own(c));
   }
-
-  std::vector<comm::Request> requests;
-  for (size_t t = 0; t <= exchange_.steps.size(); ++t) {
-    requests.clear();
-    arriving_.clear();
-    if (t < exchange_.steps.size()) {
-      const bool sends = part != SpreadPart::kAttention;
-      const auto& step = exchange_.steps[t];
-      size_t used = 0;
-      for (size_t i = 0; i < step.size(); ++i) {
-        if (step[i].to != rank) continue;
-        const Piece piece{step[i].source, step[i].piece};
-        const size_t bytes = piece_bytes(piece);
-        arriving_.push_back({piece, {buffers_[1 + t % 2].data() + used, bytes}});
-        used += bytes;
-        if (!sends) continue;
-        requests.push_back(ranks_.ireceive(std::as_writable_bytes(arriving_.back().bytes),
-                                           step[i].from, static_cast<uint32_t>(t << 14 | i)));
-      }
-      for (size_t i = 0; i < step.size(); ++i) {
-        if (step[i].from != rank || !sends) continue;
-        const Piece piece{step[i].source, step[i].piece};
-        const auto bytes = piece.source == rank ? find(own_, piece) : find(held_, piece);
-        requests.push_back(
-            ranks_.isend(std::as_bytes(bytes), step[i].to, static_cast<uint32_t>(t << 14 | i)));
-      }
-    }
+  const bool sends = part != SpreadPart::kAttention;
+  if (sends) transfers.begin();
+  const size_t num_steps = exchange_.steps.size();
+  for (size_t t = 0; t <= num_steps; ++t) {
     if (part != SpreadPart::kTransfers) {
       const Stopwatch timer(times.attention_s);
       if (t == 0)
         attend_own(q, out, cores);
       else
-        attend_received(held_, q, out, cores);
+        attend_received(transfers.coming(t - 1), q, out, cores);
     }
     try {
       const Stopwatch timer(times.waiting_s);
-      for (comm::Request& request : requests) request.wait();
+      if (sends && t < num_steps) transfers.wait(t);
+      if (sends && t == num_steps) transfers.finish();
     } catch (const Error& error) {
-      throw error.in(fmt::format("attention of layer {}, step {} of {}", layer, t + 1,
-                                 exchange_.steps.size()));
+      throw error.in(fmt::format("attention of layer {}, step {} of {}", layer,
+                                 std::min(t + 1, num_steps), num_steps));
     }
+    if (t == num_steps) break;
     const Stopwatch timer(times.copying_s);
-    for (const Held& h : arriving_) unpack(h.id, h.bytes);
-    std::swap(held_, arriving_);
+    for (const Transfers::Piece& piece : transfers.coming(t)) unpack(piece);
   }
   cache_->set_length(layer, sequence_, placement_.end_position());
 }

@@ -1,7 +1,8 @@
 // Attention of one sequence over several ranks: each computes the queries of its tokens, and the
 // pages of keys and values travel as an Exchange says (TASP, Ring Attention, ...) while those that
-// came before are attended to. A step's transfers run beside its attention; partial results are
-// merged by their log-sum-exp in the order of the steps, so that two runs give the same bits.
+// came before are attended to: transfers run beside attention, and as far ahead of it as links
+// allow. Partial results are merged by their log-sum-exp in the order of the steps, whatever came
+// first, so that two runs give the same bits.
 //
 // What is placed and cut are pages (kernels::kPageTokens tokens): all of a rank's stretches but for
 // the end of the sequence are whole pages, and a piece is pages as attention reads them.
@@ -12,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,6 +23,7 @@
 #include "parallel/exchange.h"
 #include "parallel/placement.h"
 #include "parallel/shared_pages.h"
+#include "parallel/transfers.h"
 
 namespace weft::parallel {
 
@@ -72,27 +75,17 @@ class ExchangedAttention final : public models::SpreadAttention {
   SpreadPart part = SpreadPart::kAll;
 
  private:
-  struct Piece {
-    uint16_t source = 0, piece = 0;
-    bool operator==(const Piece&) const = default;
-  };
-  struct Held {
-    Piece id;
-    std::span<uint8_t> bytes;
-  };
   using Pages = std::vector<kernels::KvPage>;
 
-  size_t piece_bytes(Piece piece) const;
   void store(size_t layer, const float* k, const float* v);
-  void pack(Piece piece, std::span<uint8_t> to) const;
-  void unpack(Piece piece, std::span<const uint8_t> from) const;
-  std::span<const uint8_t> find(const std::vector<Held>& held, Piece piece) const;
+  void pack(size_t source, size_t piece, std::span<std::byte> to) const;
+  void unpack(const Transfers::Piece& piece) const;
   void add_pages(TokenRange pages, Pages& list) const;
   // Queries of a stretch of this rank's rows see all keys of `pages`; merged into out.
   void see(const Pages& pages, size_t first_row, size_t num_rows, const float* q, float* out,
            const CoreSet& cores);
   void attend_own(const float* q, float* out, const CoreSet& cores);
-  void attend_received(std::span<const Held> held, const float* q, float* out,
+  void attend_received(std::span<const Transfers::Piece> pieces, const float* q, float* out,
                        const CoreSet& cores);
 
   comm::Communicator ranks_;
@@ -108,8 +101,7 @@ class ExchangedAttention final : public models::SpreadAttention {
   kernels::AttentionShape shape_;
   std::span<const kernels::KvPage> reserved_;
   size_t page_bytes_ = 0;
-  Buffer buffers_[3];  // own pieces; those that came in the last step and come in this one
-  std::vector<Held> own_, held_, arriving_;
+  std::shared_ptr<Buffer> room_;  // of transfers
   Pages seen_by_front_, seen_by_back_;
   kernels::AttentionScratch attention_;
   Scratch<float> log_sums_, part_, part_log_sums_;

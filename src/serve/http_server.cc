@@ -29,6 +29,7 @@ using openai::Json;
 constexpr auto kPoll = std::chrono::milliseconds(250);  // between two looks at whether a client left
 constexpr auto kPing = std::chrono::seconds(15);        // of silence, before a comment is sent
 constexpr auto kGoOnSending = std::chrono::seconds(2);  // a client, whose body nobody wants
+constexpr auto kLastWords = 2 * kPoll;  // for streams that are told to end
 
 void send(Response& response, int status, const Json& body) {
   response.status = status;
@@ -92,7 +93,7 @@ struct HttpServer::State {
   void complete(const Request& request, Response& response, bool chat);
   void complete_whole(const Request& request, Response& response, openai::Answer& answer);
   void complete_streamed(const Request& request, Response& response,
-                         std::shared_ptr<openai::Answer> answer);
+                         std::shared_ptr<openai::Answer> answer, std::shared_ptr<void> counted);
 
   const HttpOptions options;
   ModelSet& models;
@@ -105,7 +106,7 @@ struct HttpServer::State {
   std::atomic<bool> draining{false};  // no new requests
   std::string why_hurry;              // written before hurry
   std::atomic<bool> hurry{false};     // those under way end now
-  std::atomic<size_t> under_way{0};
+  std::atomic<size_t> answering{0};   // requests whose client has yet to be told something
 };
 
 // Which of the keys a request brings; without any, 0 for all.
@@ -199,6 +200,8 @@ ServedModel& HttpServer::State::model_for(const Json& body) const {
 }
 
 void HttpServer::State::complete(const Request& request, Response& response, bool chat) {
+  answering.fetch_add(1);  // before the answer can be seen to be under way
+  const std::shared_ptr<void> counted(this, [this](void*) { answering.fetch_sub(1); });
   const Json body = openai::parse_body(request.body);
   ServedModel& model = model_for(body);
   openai::AnswerRequest wanted =
@@ -207,7 +210,7 @@ void HttpServer::State::complete(const Request& request, Response& response, boo
   if (options.prefixes_per_key) wanted.prefix_scope = key_of(request).value();
   auto answer = std::make_shared<openai::Answer>(model, std::move(wanted));
   if (answer->request().stream)
-    complete_streamed(request, response, std::move(answer));
+    complete_streamed(request, response, std::move(answer), counted);
   else
     complete_whole(request, response, *answer);
 }
@@ -226,7 +229,8 @@ void HttpServer::State::complete_whole(const Request& request, Response& respons
 }
 
 void HttpServer::State::complete_streamed(const Request& request, Response& response,
-                                          std::shared_ptr<openai::Answer> answer) {
+                                          std::shared_ptr<openai::Answer> answer,
+                                          std::shared_ptr<void> counted) {
   struct Stream {
     std::shared_ptr<openai::Answer> answer;
     openai::StreamedResponse events;
@@ -239,7 +243,6 @@ void HttpServer::State::complete_streamed(const Request& request, Response& resp
              ClientConnection(request)});
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // proxies would collect the events
-  under_way.fetch_add(1);
   const auto next = [this, stream](size_t, httplib::DataSink& sink) {
     std::string out;
     if (!std::exchange(stream->begun, true)) out = stream->events.begin();
@@ -264,7 +267,7 @@ void HttpServer::State::complete_streamed(const Request& request, Response& resp
   };
   // Gone, the answer cancels what is left of it.
   response.set_chunked_content_provider("text/event-stream", next,
-                                        [this](bool) { under_way.fetch_sub(1); });
+                                        [counted](bool) {});
 }
 
 void HttpServer::State::add_routes() {
@@ -432,11 +435,16 @@ void HttpServer::stop(std::chrono::milliseconds patience, const std::string& why
   const auto busy = [this] {
     for (ServedModel* const model : state_->models.all())
       if (!model->jobs().empty()) return true;
-    return state_->under_way.load() != 0;
+    return state_->answering.load() != 0;
   };
   while (busy() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   state_->why_hurry = why;
   state_->hurry.store(true);
+  // Once it is stopped, the library cuts streams off without asking for their next piece, which says
+  // why they end.
+  const Clock::time_point cut = Clock::now() + kLastWords;
+  while (state_->answering.load() != 0 && Clock::now() < cut)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   {
     const std::lock_guard lock(state_->phase_mutex);
     if (state_->phase == State::Phase::kIdle) state_->phase = State::Phase::kEnded;

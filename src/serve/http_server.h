@@ -44,7 +44,7 @@ class HttpServer {
   // Serves until stop(). Requests for models answer 503 until the models are ready.
   void run();
   // New requests are refused with 503 from now on; those under way may go on for `patience`, and end
-  // with an error that says why. Then run() returns. Thread-safe, once.
+  // with an error that says why, in half a second more. Then run() returns. Thread-safe, once.
   void stop(std::chrono::milliseconds patience,
             const std::string& why = "the server is shutting down");
 

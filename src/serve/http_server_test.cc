@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <thread>
 
 #include "base/random.h"
@@ -31,17 +32,20 @@ using openai::Json;
 
 class Running {
  public:
-  explicit Running(HttpOptions options = {}, const TestModelOptions& model = {}) {
+  explicit Running(const HttpOptions& options = {}, const TestModelOptions& model = {})
+      : Running(serve_test_model(model), options) {}
+  explicit Running(std::unique_ptr<ServedModel> model, HttpOptions options = {}) {
     options.port = 0;
     server_ = std::make_unique<HttpServer>(options, models_);
     thread_ = std::thread([this] { server_->run(); });
-    models_.add(serve_test_model(model));
+    models_.add(std::move(model));
     models_.set_ready();
   }
   ~Running() { stop(); }
-  void stop(std::chrono::seconds patience = std::chrono::seconds(0)) {
+  void stop(std::chrono::seconds patience = std::chrono::seconds(0),
+            const std::string& why = "the test is over") {
     if (!thread_.joinable()) return;
-    server_->stop(patience);
+    server_->stop(patience, why);
     thread_.join();
   }
 
@@ -649,6 +653,42 @@ TEST(http, stopping_lets_answers_end) {
   server.stop(std::chrono::seconds(60));
   asking.join();
   EXPECT_EQ(status, 200);
+}
+
+// An executor that never gets on, as one whose forward pass waits for a rank that has died.
+class Stuck final : public PhaseExecutor {
+ public:
+  const char* name() const override { return "stuck"; }
+  void submit(std::shared_ptr<Job>) override {}
+  void wake() override {}
+  ExecutorState state() const override { return {}; }
+  const Metrics& metrics() const override { return metrics_; }
+  void compute(const std::function<void(const CoreSet&)>&) override {}
+
+ private:
+  Metrics metrics_;
+};
+
+TEST(http, stopping_tells_those_who_still_wait_why) {
+  Running server(std::make_unique<ServedModel>("stuck", load_test_model(),
+                                               std::make_unique<Stuck>()));
+  Json request = {{"prompt", "ab"}, {"max_tokens", 100}};
+  const std::string whole_request = request.dump();
+  request["stream"] = true;
+  std::optional<httplib::Result> whole, stream;
+  std::thread asking([&] { whole = server.post("/v1/completions", whole_request); });
+  std::thread reading([&] { stream = server.post("/v1/completions", request.dump()); });
+  while (server.model().jobs().size() < 2) std::this_thread::yield();
+  server.stop(std::chrono::seconds(0), "rank 1 has died");
+  asking.join();
+  reading.join();
+  EXPECT_EQ(parsed(*whole)["error"]["message"], "rank 1 has died");
+  EXPECT_EQ((*whole)->status, 503);
+  ASSERT_TRUE(*stream) << httplib::to_string(stream->error());
+  const std::string& events = (*stream)->body;
+  ASSERT_TRUE(events.starts_with("data: ") && events.ends_with("\n\n")) << events;
+  EXPECT_EQ(Json::parse(events.substr(events.rfind("data: ") + 6))["error"]["message"],
+            "rank 1 has died");
 }
 
 }  // namespace

@@ -24,13 +24,28 @@ TEST(faults, clients_hear_of_a_stopped_rank) {
   RunningServer server;
   const auto begin = Clock::now();
   server.signal_rank_1(SIGSTOP);
-  server.ask();
-  const std::string answer = server.rest_of_answer();
+  const std::string answer = server.answer_to(server.ask(RunningServer::Form::kStream));
   expect_error_event(answer);
   EXPECT_NE(answer.find("rank 1 on"), std::string::npos) << answer;
   EXPECT_NE(server.wait(), 0);
   EXPECT_LT(seconds_since(begin), 10);
   EXPECT_NE(server.said().find("rank 1 on"), std::string::npos) << server.said();
+}
+
+// One that dies: mpirun gives the others one second to end, and then kills them. It is stopped first, so
+// that both answers are under way when it does.
+TEST(faults, clients_hear_of_a_killed_rank) {
+  RunningServer server;
+  server.signal_rank_1(SIGSTOP);
+  const size_t whole = server.ask(RunningServer::Form::kWhole);
+  const size_t stream = server.ask(RunningServer::Form::kStream);
+  server.signal_rank_1(SIGKILL);
+  const std::string events = server.answer_to(stream), answer = server.answer_to(whole);
+  expect_error_event(events);
+  EXPECT_NE(events.find("rank 1 on"), std::string::npos) << events;
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 5")) << answer;
+  EXPECT_NE(answer.find("rank 1 on"), std::string::npos) << answer;
+  EXPECT_NE(server.wait(), 0);
 }
 
 // tools/testbed.sh with these arguments, or a reason why it cannot run here.

@@ -71,7 +71,7 @@ RunningServer::RunningServer() {
 }
 
 RunningServer::~RunningServer() {
-  if (client_ >= 0) close(client_);
+  for (const Client& client : clients_) close(client.socket);
   if (mpirun_ > 0) {
     kill(rank_1_, SIGCONT);
     kill(mpirun_, SIGTERM);
@@ -82,34 +82,39 @@ RunningServer::~RunningServer() {
 
 void RunningServer::signal_rank_1(int signal) const { kill(rank_1_, signal); }
 
-void RunningServer::ask() {
-  client_ = socket(AF_INET, SOCK_STREAM, 0);
+size_t RunningServer::ask(Form form) {
+  const bool stream = form == Form::kStream;
+  const int client = socket(AF_INET, SOCK_STREAM, 0);
+  clients_.push_back({client, ""});
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port_));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   timeval patience{.tv_sec = 30, .tv_usec = 0};  // turns a hang into a failure
-  setsockopt(client_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  WEFT_ASSERT(connect(client_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-  const std::string body = R"({"prompt": "all ranks", "max_tokens": 100, "stream": true})";
+  setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  WEFT_ASSERT(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  const std::string body =
+      fmt::format(R"({{"prompt": "all ranks", "max_tokens": 100, "stream": {}}})", stream);
   const std::string request = fmt::format(
       "POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
       "Content-Length: {}\r\nConnection: close\r\n\r\n{}",
       body.size(), body);
-  WEFT_ASSERT(write(client_, request.data(), request.size()) ==
+  WEFT_ASSERT(write(client, request.data(), request.size()) ==
               static_cast<ssize_t>(request.size()));
-  std::string head;
+  std::string& head = clients_.back().head;
   char byte = 0;
-  while (head.find("\r\n\r\n") == std::string::npos && read(client_, &byte, 1) == 1) head += byte;
-  if (!head.starts_with("HTTP/1.1 200")) fail(ErrorKind::kIo, "no stream: {}", head);
+  while (stream && head.find("\r\n\r\n") == std::string::npos && read(client, &byte, 1) == 1)
+    head += byte;
+  if (stream && !head.starts_with("HTTP/1.1 200")) fail(ErrorKind::kIo, "no stream: {}", head);
+  return clients_.size() - 1;
 }
 
-std::string RunningServer::rest_of_answer() {
-  std::string rest;
+std::string RunningServer::answer_to(size_t question) const {
+  std::string answer = clients_[question].head;
   char bytes[4096];
-  for (ssize_t n = 0; (n = read(client_, bytes, sizeof bytes)) > 0;)
-    rest.append(bytes, static_cast<size_t>(n));
-  return rest;
+  for (ssize_t n = 0; (n = read(clients_[question].socket, bytes, sizeof bytes)) > 0;)
+    answer.append(bytes, static_cast<size_t>(n));
+  return answer;
 }
 
 int RunningServer::wait() {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace weft::parallel::flash_overlap {
 namespace {
@@ -10,6 +11,10 @@ using Clock = std::chrono::steady_clock;
 
 // Partitions that the first round finds slower than the best by this factor are not run again.
 constexpr double kWorthAnother = 1.15;
+// Single runs of one partition differ by up to 25 % on a busy machine, and the fastest of ten medians of
+// three is often one that was lucky: so many of the fastest run so many rounds more.
+constexpr size_t kFinalists = 4;
+constexpr int kFinalRounds = 4;
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
@@ -29,34 +34,43 @@ class Trials {
   // Three rounds in turn of those among `candidates` that were not tried before, as far as they are
   // promising.
   void add(std::vector<std::vector<size_t>> candidates) {
-    std::vector<Plan> plans;
-    std::vector<std::vector<double>> seconds;
+    const size_t known = trials_.size();
     for (std::vector<size_t>& ends : candidates) {
       const auto same = [&](const Trial& trial) { return trial.group_ends == ends; };
       if (std::any_of(trials_.begin(), trials_.end(), same)) continue;
-      plans.push_back(make_plan(grid_, collective_, ends, call_.comm->size()));
       trials_.push_back({std::move(ends), 0});
-      seconds.emplace_back();
+      runs_.emplace_back();
     }
     for (int round = 0; round < 3; ++round)
-      for (size_t i = 0; i < plans.size(); ++i) {
-        if (round > 0 && seconds[i].front() > kWorthAnother * least_) continue;
-        seconds[i].push_back(run(plans[i]));
-        least_ = std::min(least_, seconds[i].back());
+      for (size_t i = known; i < trials_.size(); ++i) {
+        if (round > 0 && runs_[i].front() > kWorthAnother * least_) continue;
+        run(i);
+        least_ = std::min(least_, runs_[i].back());
       }
-    for (size_t i = 0; i < plans.size(); ++i)
-      trials_[trials_.size() - plans.size() + i].seconds = median(std::move(seconds[i]));
   }
 
-  const std::vector<Trial>& all() const { return trials_; }
-  const Trial& fastest() const {
-    return *std::min_element(trials_.begin(), trials_.end(), [](const Trial& a, const Trial& b) {
-      return a.seconds < b.seconds;
+  // More rounds in turn for the fastest; the others, whatever they were, are out.
+  void decide() {
+    std::vector<size_t> order(trials_.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return trials_[a].seconds < trials_[b].seconds;
+    });
+    order.resize(std::min(order.size(), kFinalists));
+    for (int round = 0; round < kFinalRounds; ++round)
+      for (const size_t i : order) run(i);
+    fastest_ = *std::min_element(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return trials_[a].seconds < trials_[b].seconds;
     });
   }
 
+  const std::vector<Trial>& all() const { return trials_; }
+  const Trial& fastest() const { return trials_[fastest_]; }  // after decide()
+
  private:
-  double run(const Plan& plan) {
+  void run(size_t trial) {
+    const Plan plan =
+        make_plan(grid_, collective_, trials_[trial].group_ends, call_.comm->size());
     call_.comm->barrier(call_.channel);
     const Clock::time_point begin = Clock::now();
     if (collective_ == Collective::kAllReduce)
@@ -67,7 +81,8 @@ class Trials {
              nullptr, {.rows = residual_.data(), .stride = grid_.columns}, cores_);
     double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     take_largest(call_, {&seconds, 1});
-    return seconds;
+    runs_[trial].push_back(seconds);
+    trials_[trial].seconds = median(runs_[trial]);
   }
 
   const OverlapCall& call_;
@@ -76,6 +91,8 @@ class Trials {
   const CoreSet& cores_;
   std::vector<float> values_, residual_;
   std::vector<Trial> trials_;
+  std::vector<std::vector<double>> runs_;  // seconds of each
+  size_t fastest_ = 0;
   double least_ = std::numeric_limits<double>::infinity();
 };
 
@@ -118,11 +135,13 @@ TuningRecord tune(const OverlapCall& call, const TileGrid& grid, Collective coll
   const size_t num_tiles = grid.num_tiles(), step = (num_tiles + 511) / 512;
   Trials trials(call, grid, collective, cores);
   std::vector<std::vector<size_t>> candidates = {{num_tiles}, best_groups(before, model, step)};
-  for (const size_t groups : {2, 4, 8, 16}) candidates.push_back(equal_groups(num_tiles, groups));
+  for (const size_t groups : {size_t{2}, size_t{4}, size_t{8}, size_t{16}, grid.num_bands()})
+    candidates.push_back(equal_groups(num_tiles, groups));  // whole bands are blocks of rows
   std::sort(candidates.begin(), candidates.end());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
   trials.add(std::move(candidates));
   trials.add({best_groups(before, fitted(model, trials.all(), before), step)});
+  trials.decide();
   return {.best = {trials.fastest().group_ends, model.whole_s},
           .model = fitted(model, trials.all(), before),
           .trials = trials.all()};

@@ -13,11 +13,11 @@ namespace weft::parallel::flash_overlap {
 
 struct Trial {
   std::vector<size_t> group_ends;
-  double seconds = 0;  // until the slowest rank was done: the median of its rounds
+  double seconds = 0;  // until the slowest rank was done: the median of its runs
 };
 
 struct Tuning {
-  std::vector<size_t> group_ends;  // of the fastest trial
+  std::vector<size_t> group_ends;  // of the trial that was fastest in the end
   double collective_s = 0;         // all tiles' collective alone: knows the link again
 };
 
@@ -27,7 +27,7 @@ struct TuningRecord {
   std::vector<Trial> trials;
 };
 
-// All ranks together, with the same outcome on all. Takes some twenty times what the product and its
+// All ranks together, with the same outcome on all. Takes some forty times what the product and its
 // collective take. Ranks that are to use a plan of it check_agreement() first.
 TuningRecord tune(const OverlapCall& call, const TileGrid& grid, Collective collective,
                   const CoreSet& cores);
