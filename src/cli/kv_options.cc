@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/size_text.h"
 #include "formats/checkpoint.h"
 #include "text/kv_calibration.h"
 
@@ -92,8 +93,15 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
       .add_option("--kv-budget", options.budget_bytes,
                   "Bytes of memory such as 64MiB, for one sequence (progressive) or for all together "
                   "(pressure)")
-      ->transform(CLI::AsSizeValue(false))
-      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 48))
+      ->transform(CLI::Validator(
+          [](std::string& text) {
+            const auto bytes = parse_size(text);
+            if (!bytes)
+              return fmt::format("'{}' is no amount of memory: give 64MiB, 1.5G or bytes", text);
+            text = std::to_string(*bytes);
+            return std::string();
+          },
+          "SIZE"))
       ->type_name("SIZE")
       ->group(group);
   command

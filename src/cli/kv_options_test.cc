@@ -52,6 +52,7 @@ TEST(kv_options, pressure_has_the_memory_of_all) {
   EXPECT_EQ(kv.widths, (text::KvWidths{0, 0}));
   EXPECT_EQ(kv.budget_bytes, 0u);
   EXPECT_EQ(parse({"--kv", "pressure", "--kv-budget", "5MiB"}).kv.budget_bytes, size_t{5} << 20);
+  EXPECT_EQ(parse({"--kv", "pressure", "--kv-budget", "1.5G"}).kv.budget_bytes, size_t{3} << 29);
 }
 
 // Deep layers that mind nothing give their bits to the first.

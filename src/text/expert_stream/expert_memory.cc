@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/size_text.h"
 
 namespace weft::text {
 namespace {
@@ -40,22 +41,15 @@ std::unique_ptr<RecordSource> open_pack(const fs::path& path, bool asked_for,
 }  // namespace
 
 ExpertBudget parse_expert_budget(std::string_view text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const std::string_view unit = text.substr(static_cast<size_t>(end - text.data()));
-  if (error == std::errc() && std::isfinite(value) && value > 0) {
-    if (unit == "%" && value <= 100) return {.bytes = 0, .fraction = value / 100};
-    constexpr std::array<std::pair<std::string_view, double>, 5> kUnits = {
-        {{"", 1.0}, {"K", 1024.0}, {"M", 1048576.0}, {"G", 1073741824.0}, {"T", 1099511627776.0}}};
-    for (const auto& [name, factor] : kUnits)
-      if ((unit == name || (!name.empty() && unit == std::string(name) + "B")) &&
-          value * factor < 1e18)
-        return {.bytes = std::max<size_t>(1, static_cast<size_t>(value * factor))};
-  }
+  double percent = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), percent);
+  if (error == std::errc() && std::string_view(end, text.data() + text.size()) == "%" &&
+      percent > 0 && percent <= 100)
+    return {.bytes = 0, .fraction = percent / 100};
+  if (const auto bytes = parse_size(text)) return {.bytes = *bytes};
   fail(ErrorKind::kInvalidInput,
        "'{}' is no amount of memory: give bytes with K, M or G (1.5G), or a part of what all "
-       "experts "
-       "take (50%)",
+       "experts take (50%)",
        text);
 }
 
