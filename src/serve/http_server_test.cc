@@ -22,7 +22,9 @@
 #ifdef __SANITIZE_THREAD__
 // The packaged HTTP library is built without TSan: what its threads share through the guards of
 // function-local statics (regular expressions, tables) looks unguarded.
-extern "C" const char* __tsan_default_suppressions() { return "race:libcpp-httplib.so\n"; }
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_suppressions() {
+  return "race:libcpp-httplib.so\n";
+}
 #endif
 
 namespace weft::serve {
