@@ -45,3 +45,9 @@ else()
             "(Debian), or name an unpacked libtorch in CMAKE_PREFIX_PATH")
   endif()
 endif()
+
+# at::parallel_for is a loop on one core in what is compiled without OpenMP (functions.cc looks).
+if(TARGET weft_libtorch)
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+  target_link_libraries(weft_libtorch INTERFACE OpenMP::OpenMP_CXX)
+endif()

@@ -10,7 +10,7 @@ sorted by length and filled up in eight parts, whose gradients add up (what Weft
 all tokens end to end, cut every 512, attending across examples (no row is filled up). Products are
 bf16 by autocast on f32 weights, AdamW is fused, the norm of the gradient is clipped: as Weft has it.
 A token counts once, filled-up rows do not count."""
-import argparse, json, os, pathlib, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, shutil, statistics, subprocess, sys, tempfile, time
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -107,6 +107,7 @@ class PyTorch:
 def weft_rates(options, config, data, scratch):
     """Tokens per second of each step."""
     run = scratch / "run"
+    shutil.rmtree(run, ignore_errors=True)  # a round is a new run
     config = dict(config, out=str(run), data=str(data), eval=[], steps=WARM_UP + options.steps, accumulate=1,
                   tokenizer=str(ROOT / config["tokenizer"]), batch_tokens=options.batch_tokens, gguf="none",
                   device=options.device, threads=options.threads, checkpoint_every=10 ** 9, max_seconds=0)

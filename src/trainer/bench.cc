@@ -1,6 +1,5 @@
 #include "trainer/bench.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -78,7 +77,7 @@ train::Batch make_sequences(const BenchOptions& options, size_t vocab_size) {
 
 void bench(const BenchOptions& options) {
   const size_t threads = options.threads == 0 ? available_cores() : options.threads;
-  at::set_num_threads(static_cast<int>(threads));
+  set_num_threads(threads);
   const at::Device device = choose_device(options.device);
   const at::ScalarType type = options.dtype == "bf16" ? at::kBFloat16 : at::kFloat;
   const at::TensorOptions o = at::TensorOptions(device).dtype(type);

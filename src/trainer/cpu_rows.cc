@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 // The build is for any x86-64; each loop here is compiled for the newer ones too, and the loader
 // picks. (The kernels of inference use Highway; these loops have nothing that a compiler misses.)
@@ -41,6 +42,16 @@ WEFT_INLINE float fast_exp(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1;
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+}
+
+// As whole numbers that are ordered like the floats, which a compiler may compare in any order. A
+// NaN counts as larger than all.
+WEFT_INLINE float max_of(const float* x, int64_t n) {
+  const auto ordered = [](int32_t bits) { return bits ^ (bits >> 31 & 0x7FFFFFFF); };
+  int32_t largest = std::numeric_limits<int32_t>::min();
+  for (int64_t i = 0; i < n; ++i)
+    largest = std::max(largest, ordered(std::bit_cast<int32_t>(x[i])));
+  return std::bit_cast<float>(ordered(largest));
 }
 
 // A sum in 16 lanes, whatever the instruction set: loops over floats are not reordered by
@@ -112,13 +123,16 @@ WEFT_INLINE void swiglu_rows(const T* gate_up, int64_t rows, int64_t n, T* out) 
 template <typename T>
 WEFT_INLINE void swiglu_backward_rows(const T* gate_up, const T* g, int64_t rows, int64_t n,
                                       T* g_gate_up) {
-  for (int64_t row = 0; row < rows; ++row, gate_up += 2 * n, g += n, g_gate_up += 2 * n)
+  for (int64_t row = 0; row < rows; ++row, gate_up += 2 * n, g += n, g_gate_up += 2 * n) {
+    // Two results beside each other and three arguments: GCC's own test whether they overlap fails.
+#pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) {
       const float gate = load(gate_up[i]), up = load(gate_up[n + i]), slope = load(g[i]);
       const float sigmoid = 1 / (1 + fast_exp(-gate));
       store(g_gate_up[i], slope * up * sigmoid * (1 + gate * (1 - sigmoid)));
       store(g_gate_up[n + i], slope * gate * sigmoid);
     }
+  }
 }
 
 template <typename From, typename To>
@@ -180,11 +194,10 @@ WEFT_LOOPS void causal_softmax(float* p, int64_t rows, int64_t n, int64_t seen, 
   for (int64_t row = 0; row < rows; ++row, p += n) {
     const int64_t end = seen + row;
     const int64_t begin = window == 0 ? 0 : std::max<int64_t>(0, end - window);
-    float largest = p[begin];
-    for (int64_t i = begin; i < end; ++i) largest = p[i] > largest ? p[i] : largest;
+    const float largest = max_of(p + begin, end - begin);
     for (int64_t i = begin; i < end; ++i) p[i] = fast_exp((p[i] - largest) * scale);
-    const float total = sum(end - begin, [&](int64_t i) { return p[begin + i]; });
-    for (int64_t i = begin; i < end; ++i) p[i] /= total;
+    const float factor = 1 / sum(end - begin, [&](int64_t i) { return p[begin + i]; });
+    for (int64_t i = begin; i < end; ++i) p[i] *= factor;
     std::fill(p, p + begin, 0.0f);
     std::fill(p + end, p + n, 0.0f);
   }

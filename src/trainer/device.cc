@@ -1,6 +1,8 @@
 #include "trainer/device.h"
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <omp.h>
 #include <torch/cuda.h>
 #include <torch/version.h>
 
@@ -22,6 +24,11 @@ at::Device choose_device(const std::string& name) {
   if (takes_it) at::globalContext().setSDPUseCuDNN(false);
 #endif
   return takes_it ? at::Device(at::kCUDA) : at::Device(at::kCPU);
+}
+
+void set_num_threads(size_t count) {
+  at::set_num_threads(static_cast<int>(count));
+  omp_set_num_threads(static_cast<int>(count));
 }
 
 }  // namespace weft::trainer

@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "base/error.h"
@@ -16,6 +17,10 @@
 #define WEFT_TORCH_AT_LEAST(major, minor) \
   (TORCH_VERSION_MAJOR > (major) ||       \
    (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
+
+#ifndef INTRA_OP_PARALLEL
+#error "at::parallel_for would be a loop on one core: compile with OpenMP"
+#endif
 
 namespace weft::trainer {
 namespace {
@@ -52,6 +57,17 @@ void with_type(const Tensor& x, Body body) {
 template <typename Body>
 void for_rows(int64_t rows, int64_t values_per_row, Body body) {
   at::parallel_for(0, rows, std::max<int64_t>(1, (1 << 15) / values_per_row), body);
+}
+
+// Calls body(job, workspace) for all jobs on all threads. A thread that is done takes the next one:
+// jobs differ in length, and each writes what nobody else does.
+template <typename Body>
+void for_jobs(const std::vector<cpu::AttentionJob>& jobs, Body body) {
+  std::atomic<size_t> next = 0;
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    cpu::AttentionWorkspace workspace;
+    for (size_t i = next++; i < jobs.size(); i = next++) body(jobs[i], workspace);
+  });
 }
 
 // Rows are shared out in pieces of this many where each piece has a sum of its own, so that results
@@ -271,6 +287,8 @@ struct AttentionByRows : Function<AttentionByRows> {
     for (size_t i = 0; i < buckets.size(); i += 2)
       for (int64_t s = 0; s < buckets[i]; ++s, row += buckets[i + 1])
         for (int64_t g = 0; g < shape.num_kv_heads; ++g) jobs.push_back({row, buckets[i + 1], g});
+    std::stable_sort(jobs.begin(), jobs.end(),
+                     [](const auto& a, const auto& b) { return a.length > b.length; });
     return jobs;
   }
   static Tensor forward(AutogradContext* context, const Tensor& qkv,
@@ -283,11 +301,8 @@ struct AttentionByRows : Function<AttentionByRows> {
     const auto jobs = jobs_of(buckets, shape);
     with_type(qkv, [&](auto type) {
       using T = decltype(type);
-      at::parallel_for(0, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end) {
-        cpu::AttentionWorkspace w;
-        for (int64_t i = begin; i < end; ++i)
-          cpu::attention<T>(shape, jobs[static_cast<size_t>(i)], data_of<T>(qkv), data_of<T>(out),
-                            w);
+      for_jobs(jobs, [&](const cpu::AttentionJob& job, cpu::AttentionWorkspace& workspace) {
+        cpu::attention<T>(shape, job, data_of<T>(qkv), data_of<T>(out), workspace);
       });
     });
     return out;
@@ -300,11 +315,9 @@ struct AttentionByRows : Function<AttentionByRows> {
     const Tensor g = gradients[0].contiguous(), g_qkv = at::empty_like(qkv);
     with_type(qkv, [&](auto type) {
       using T = decltype(type);
-      at::parallel_for(0, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end) {
-        cpu::AttentionWorkspace w;
-        for (int64_t i = begin; i < end; ++i)
-          cpu::attention_backward<T>(shape, jobs[static_cast<size_t>(i)], data_of<T>(qkv),
-                                     data_of<T>(g), data_of<T>(g_qkv), w);
+      for_jobs(jobs, [&](const cpu::AttentionJob& job, cpu::AttentionWorkspace& workspace) {
+        cpu::attention_backward<T>(shape, job, data_of<T>(qkv), data_of<T>(g), data_of<T>(g_qkv),
+                                   workspace);
       });
     });
     return {g_qkv, Variable(), Variable()};

@@ -1,6 +1,5 @@
 #include "trainer/lm.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -147,7 +146,7 @@ Run::Run(const train::Config& config, const RunOptions& options, StopToken stop)
          folder_.string(), steps.front());
   if (config.gguf != "none") formats::quant_mix(config.gguf);  // refused now rather than at the end
   const size_t cores = config.threads == 0 ? available_cores() : config.threads;
-  at::set_num_threads(static_cast<int>(cores));
+  set_num_threads(cores);
 
   const train::ExampleFormat format{beginning_.tokenizer.get(), beginning_.chat_template,
                                     config.context};
