@@ -95,6 +95,15 @@ bool has_native_bf16() {
 #endif
 }
 
+bool asks_ahead() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel;
+#else
+  return false;
+#endif
+}
+
 void force_isa(Isa isa) {
   (void)found_isas();  // looked up before the supported set is narrowed
   hwy::SetSupportedTargetsForTest(highway_targets(isa));

@@ -276,15 +276,16 @@ HWY_INLINE void AddGroups(const uint8_t* codes, const QuantisedBlock* rows, VI (
   add(Group<kBits, kFirst + 3>(codes), kFirst + 3);
 }
 
-// With one or two rows the hardware's own prefetcher keeps up with the stream, and being asked as
-// well disturbs it; with more, the products leave it behind, and weights are asked for this far
-// ahead, into the second-level cache. (Zen 4, q4_0 and q8_0 in memory, GB/s: 1 row 30 and 31 so, 23
-// and 20 if asked; 4 rows 23 and 24, 14 and 20 if not.)
+// With more than two rows the products leave the hardware's own prefetcher behind, and weights are
+// asked for this far ahead, into the second-level cache. With one or two it depends on the CPU. (In
+// memory, GB/s. Zen 4, q4_0 and q8_0: 1 row 30 and 31 if not asked, 23 and 20 if asked; 4 rows 14 and
+// 20, 23 and 24. Emerald Rapids, one core, 1 row: 8 and 10 if not, 10 and 12 if asked; two cores 15
+// and 17, 19 and 23.)
 constexpr size_t kPrefetchBytes = 8192;
 
 template <size_t M>
-HWY_INLINE void Prefetch(const uint8_t* p, size_t bytes) {
-  if constexpr (M > 2) {
+HWY_INLINE void Prefetch(const TileCall& call, const uint8_t* p, size_t bytes) {
+  if (M > 2 || call.ask_ahead) {
     for (size_t line = 0; line < bytes; line += 64)
       __builtin_prefetch(p + kPrefetchBytes + line, 0, 2);
   }
@@ -344,10 +345,10 @@ void MultiplyQuantised(const TileCall& call) {
       VF acc[M];
       for (size_t m = 0; m < M; ++m) acc[m] = hn::Zero(DF());
       for (size_t g = 0; g < num_groups; ++g) {
-        Prefetch<M>(group, f.scale_bytes);
+        Prefetch<M>(call, group, f.scale_bytes);
         const uint8_t* codes = group + f.scale_bytes;
         for (size_t sub = 0; sub < f.blocks_per_scale; ++sub) {
-          Prefetch<M>(codes, code_bytes(f.bits));
+          Prefetch<M>(call, codes, code_bytes(f.bits));
           AddBlock<kType, M>(codes + slice * kLanes * 4, LoadScales<kType>(group, sub, slice), rows,
                              acc);
           codes += code_bytes(f.bits);

@@ -79,6 +79,7 @@ void multiply_tiles(const LinearCall& call, const Activations& x, size_t first_t
         .out_stride = call.out_stride,
         .bias = call.bias,
         .accumulate = call.accumulate,
+        .ask_ahead = asks_ahead(),
     });
   }
 }

@@ -21,6 +21,7 @@ struct TileCall {
   size_t out_stride = 0;
   const float* bias = nullptr;  // of the first output, or none
   bool accumulate = false;
+  bool ask_ahead = false;  // asks_ahead()
 };
 
 using TileKernel = void (*)(const TileCall&);
