@@ -86,6 +86,10 @@ shape_link() {
 for ((i = 0; i < hosts; i++)); do
   ip netns add "$bed-$i"
   ip -n "$bed-$i" link set lo up
+  # TCP that goes by losses, as Linux does by default. Machines of a data centre may have BBR, which measures
+  # links instead: where many flows share two cores it takes waiting for a core for a slow link, and leaves
+  # up to a third of the rate unused. (Reno, since a namespace may not choose CUBIC; nothing is lost here.)
+  ip netns exec "$bed-$i" sysctl -qw net.ipv4.tcp_congestion_control=reno
 done
 if [ "$shape" = switch ]; then
   ip -n "$bed-s" link add name bridge type bridge
