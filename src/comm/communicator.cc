@@ -72,7 +72,7 @@ struct Request::State final : Ongoing {
   const char* what = "";
 
   std::mutex mutex;                              // guards the rest once the request was given out
-  std::shared_ptr<State> after;                  // whose end this one waits for
+  std::shared_ptr<State> after;                  // whose end its one flight waits for
   std::vector<std::shared_ptr<Flight>> flights;  // of this stage
   std::vector<float> scratch;
   std::function<void(State&)> then;  // when they have landed: starts the next stage, or ends
@@ -100,18 +100,30 @@ struct Request::State final : Ongoing {
     std::rethrow_exception(failure);
   }
 
-  // Of the flights that are still out, the one that advance() stopped at.
+  // Of the flights that are still out, the one that advance() stopped at, or that it waits for.
   std::shared_ptr<Flight> missing() {
     const std::scoped_lock lock(mutex);
-    if (after) return after->missing();
-    return flights.empty() ? nullptr : flights.back();
+    if (flights.empty() || flights.back()->landed()) return nullptr;
+    if (after)
+      if (auto earlier = after->missing()) return earlier;
+    return flights.back();
   }
 
   void abandon(const std::shared_ptr<const void>& buffers) {
     const std::scoped_lock lock(mutex);
-    for (const auto& flight : flights) flight->keep(buffers);
+    for (const auto& flight : flights) {
+      flight->keep(buffers);
+      transport->give_up(*flight);
+    }
     after.reset();
     then = nullptr;
+  }
+
+  // Of a message between two ranks; none when it is done.
+  std::shared_ptr<Flight> only_flight() {
+    const std::scoped_lock lock(mutex);
+    WEFT_ASSERT(!then && flights.size() <= 1);
+    return flights.empty() ? nullptr : flights.front();
   }
 
   void throw_if_lost() {
@@ -142,14 +154,13 @@ struct Request::State final : Ongoing {
   bool advance_locked() {
     if (failure) std::rethrow_exception(failure);
     try {
-      if (after && !after->advance()) return false;
-      after.reset();
       while (true) {
         while (!flights.empty()) {
           if (!flights.back()->landed()) return false;
           flights.back()->throw_if_failed();
           flights.pop_back();
         }
+        after.reset();
         if (!then) return true;
         const auto next = std::exchange(then, nullptr);
         next(*this);
@@ -286,14 +297,13 @@ Request Communicator::ireceive(std::span<std::byte> bytes, size_t from, uint32_t
 
 Request Communicator::isend_after(const Request& before, std::span<const std::byte> bytes,
                                   size_t to, uint32_t tag) const {
-  if (!before.state_) return isend(bytes, to, tag);
+  const auto flight = before.state_ ? before.state_->only_flight() : nullptr;
+  if (!flight || bytes.empty()) return isend(bytes, to, tag);
   WEFT_ASSERT(to < size() && to != rank_ && tag < kMaxTag);
   auto state = start("send");
   state->after = before.state_;
-  state->then = [self = *this, bytes, to, tag](Request::State& s) {
-    self.post_send(s, bytes, to, self.context_ << kContextShift | tag);
-  };
-  transport_->add_ongoing(state);
+  state->flights.push_back(
+      transport_->send_after(flight, bytes, ranks_[to], context_ << kContextShift | tag));
   return Request(std::move(state));
 }
 

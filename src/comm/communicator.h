@@ -87,8 +87,9 @@ class Communicator {
   // ---- between two ranks. Both sides know the length.
   Request isend(std::span<const std::byte> bytes, size_t to, uint32_t tag) const;
   Request ireceive(std::span<std::byte> bytes, size_t from, uint32_t tag) const;
-  // A send that begins once `before` is done, whatever the ranks' threads do meanwhile: `before` may
-  // be the receive of the same bytes. It fails where `before` does.
+  // A send that begins once `before`, a message between two ranks, is done, whatever the ranks'
+  // threads do meanwhile. `before` may be the receive of the same bytes, which are then passed on as
+  // they come. It fails where `before` does.
   Request isend_after(const Request& before, std::span<const std::byte> bytes, size_t to,
                       uint32_t tag) const;
   void send(std::span<const std::byte> bytes, size_t to, uint32_t tag) const;

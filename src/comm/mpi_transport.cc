@@ -47,13 +47,17 @@ using std::chrono::milliseconds;
 
 constexpr auto kLastMessages = std::chrono::seconds(1);  // of a rank that has left, on their way
 constexpr auto kPause = std::chrono::seconds(3);  // of this process: others' signs lie unread
+// Of the thread that looks after messages. A link's buffer holds more than passes in the longer one, up to
+// 4 Gbit/s.
+constexpr std::chrono::nanoseconds kShortNap = microseconds(80), kLongNap = microseconds(250);
 constexpr size_t kLargestPart = size_t{1} << 30;  // MPI counts in int
 // Between hosts, messages travel in frames that Open MPI sends without asking (its TCP does so up to
 // 64 KiB with its header). For a larger one the receiver must say "go ahead", and where both send, that
 // waits behind half a megabyte of its own: TASP's transfers at 100 Mbit/s, 4 hosts, took 1.7x their
-// bound so. A few frames of a message are under way at a time: they are copied.
+// bound so. A few frames of a message are under way at a time: they are copied. A message that follows the
+// receive of its bytes goes frame by frame behind it.
 constexpr size_t kFrame = 60 << 10;
-constexpr size_t kFramesUnderWay = 16;
+constexpr size_t kPartsUnderWay = 16;
 constexpr int kBeatTag = 1;
 enum class Beat : unsigned char { kAlive, kLeaving };
 
@@ -103,8 +107,31 @@ class MpiJob::Transport final : public comm::Transport {
   size_t rank() const override { return rank_; }
   std::string host(size_t peer) const override { return hosts_[peer]; }
 
+  std::shared_ptr<Flight> send(std::span<const std::byte> bytes, size_t to,
+                               uint32_t tag) override {
+    return post(false, const_cast<std::byte*>(bytes.data()), bytes.size(), to, tag, nullptr);
+  }
+
   std::shared_ptr<Flight> receive(std::span<std::byte> bytes, size_t from, uint32_t tag) override {
-    return post(true, bytes.data(), bytes.size(), from, tag);
+    return post(true, bytes.data(), bytes.size(), from, tag, nullptr);
+  }
+
+  std::shared_ptr<Flight> send_after(const std::shared_ptr<Flight>& before,
+                                     std::span<const std::byte> bytes, size_t to,
+                                     uint32_t tag) override {
+    return post(false, const_cast<std::byte*>(bytes.data()), bytes.size(), to, tag, before.get());
+  }
+
+  void give_up(Flight& flight) override {
+    const std::scoped_lock lock(mutex_);
+    if (flight.landed() || flight.incoming()) return;
+    const size_t slot = static_cast<MpiFlight&>(flight).slot;
+    Posted& posted = posted_[slot];
+    if (posted.source) std::erase(posted_[*posted.source].followers, slot);
+    posted.source.reset();
+    flight.fail(Error(ErrorKind::kCancelled, "a message was given up"));
+    posted.ready = posted.size = posted.begun;
+    begin_parts(slot);
   }
 
   void pause(std::chrono::nanoseconds waited) override {
@@ -182,12 +209,6 @@ class MpiJob::Transport final : public comm::Transport {
     MPI_Comm_free(&beats_);
   }
 
- protected:
-  std::shared_ptr<Flight> post_send(std::span<const std::byte> bytes, size_t to,
-                                    uint32_t tag) override {
-    return post(false, const_cast<std::byte*>(bytes.data()), bytes.size(), to, tag);
-  }
-
  private:
   struct Peer {
     MPI_Request hearing = MPI_REQUEST_NULL, telling = MPI_REQUEST_NULL;
@@ -195,28 +216,62 @@ class MpiJob::Transport final : public comm::Transport {
     Clock::time_point last_heard;
     bool left = false;
   };
+  struct MpiFlight final : Flight {
+    using Flight::Flight;
+    size_t slot = 0;  // in posted_, until it has landed
+  };
   // A message, in parts of which some are under way.
   struct Posted {
-    std::shared_ptr<Flight> flight;
+    std::shared_ptr<MpiFlight> flight;
     std::byte* data = nullptr;
     size_t size = 0, begun = 0;  // bytes; in parts that were started
+    size_t ready = 0;            // bytes that may be: all, but of a send that waits for another message
     uint32_t tag = 0;
-    size_t parts = 0;             // under way
+    size_t parts = 0;              // under way
+    bool is_first = false;         // of its line: its parts may begin
     std::optional<size_t> behind;  // slot of the message that begins when this one's parts have begun
+
+    size_t arrived = 0;             // bytes of a receive, up to the first gap
+    uint64_t beyond = 0;            // parts behind that gap that are here too, a bit each
+    std::vector<size_t> followers;  // slots of the sends that wait for this one
+    std::optional<size_t> source;   // the slot that this one follows
+  };
+  struct Part {
+    size_t slot = 0, offset = 0;  // in posted_; bytes before it
   };
   using Line = std::tuple<bool, size_t, uint32_t>;  // incoming, peer, tag: matched in order
 
   std::shared_ptr<Flight> post(bool incoming, std::byte* data, size_t size, size_t peer,
-                               uint32_t tag) {
-    auto flight = std::make_shared<Flight>(incoming, peer);
+                               uint32_t tag, const Flight* before) {
+    WEFT_ASSERT(size > 0);
+    auto flight = std::make_shared<MpiFlight>(incoming, peer);
     {
       const std::scoped_lock lock(mutex_);
-      const size_t slot = free_slot();
-      posted_[slot] = {.flight = flight, .data = data, .size = size, .tag = tag, .behind = {}};
+      if (before != nullptr && before->landed() && before->error()) {
+        flight->fail(*before->error());
+        return flight;
+      }
+      const size_t slot = flight->slot = free_slot();
+      Posted& posted = posted_[slot];
+      posted = {.flight = flight,
+                .data = data,
+                .size = size,
+                .ready = size,
+                .tag = tag,
+                .behind = {},
+                .followers = {},
+                .source = {}};
+      if (before != nullptr && !before->landed()) {
+        posted.source = static_cast<const MpiFlight*>(before)->slot;
+        Posted& source = posted_[*posted.source];
+        source.followers.push_back(slot);
+        posted.ready = passes_on(source, posted) ? source.arrived : 0;
+      }
       if (const auto [line, first] = lines_.try_emplace({incoming, peer, tag}, slot); !first) {
         posted_[line->second].behind = slot;
         line->second = slot;
       } else {
+        posted.is_first = true;
         begin_parts(slot);
       }
     }
@@ -224,18 +279,28 @@ class MpiJob::Transport final : public comm::Transport {
     return flight;
   }
 
-  // Starts as many parts of a message as may be under way, and when all have begun, the next of its
-  // line.
+  size_t part_bytes(const Posted& posted) const {
+    return hosts_[posted.flight->peer()] != hosts_[rank_] ? kFrame : kLargestPart;
+  }
+
+  // Whether what has come of `source` may go out by `send` at once.
+  static bool passes_on(const Posted& source, const Posted& send) {
+    return source.flight->incoming() && source.data == send.data && source.size == send.size;
+  }
+
+  // Starts as many parts of a message as may be under way, if it is the first of its line, and when all
+  // have begun, the next.
   void begin_parts(size_t first) {
     for (std::optional<size_t> slot = first; slot;) {
       Posted& posted = posted_[*slot];
+      if (!posted.is_first) return;
       const bool incoming = posted.flight->incoming();
-      const size_t peer = posted.flight->peer();
-      const bool framed = hosts_[peer] != hosts_[rank_];
+      const size_t peer = posted.flight->peer(), part = part_bytes(posted);
       const int to = static_cast<int>(peer), tag = static_cast<int>(posted.tag);
-      while (posted.parts == 0 || (posted.begun < posted.size &&
-                                   (!framed || posted.parts < kFramesUnderWay))) {
-        const size_t count = std::min(posted.size - posted.begun, framed ? kFrame : kLargestPart);
+      while (posted.begun < posted.size) {
+        const size_t ahead = incoming ? (posted.begun - posted.arrived) / part : posted.parts;
+        const size_t count = std::min(posted.size - posted.begun, part);
+        if (ahead == kPartsUnderWay || posted.begun + count > posted.ready) return;
         std::byte* const at = posted.data + posted.begun;
         const auto bytes = static_cast<int>(count);
         MPI_Request request = MPI_REQUEST_NULL;
@@ -243,18 +308,57 @@ class MpiJob::Transport final : public comm::Transport {
                                ? MPI_Irecv(at, bytes, MPI_BYTE, to, tag, data_, &request)
                                : MPI_Isend(at, bytes, MPI_BYTE, to, tag, data_, &request);
         if (status != MPI_SUCCESS) {
-          fail_flight(*posted.flight, status);
-          posted.begun = posted.size;
+          fail_flight(posted, status);
           break;
         }
+        if (!incoming) count_sent(peer, count);
         requests_.push_back(request);
-        slots_.push_back(*slot);
+        under_way_.push_back({*slot, posted.begun});
         ++posted.parts;
         posted.begun += count;
       }
-      if (posted.begun < posted.size) return;
-      slot = std::exchange(posted.behind, std::nullopt);
-      if (!slot) lines_.erase({incoming, peer, posted.tag});
+      posted.is_first = false;
+      const std::optional<size_t> next = std::exchange(posted.behind, std::nullopt);
+      if (next)
+        posted_[*next].is_first = true;
+      else
+        lines_.erase({incoming, peer, posted.tag});
+      if (posted.parts == 0) end(*slot);
+      slot = next;
+    }
+  }
+
+  // A part of a receive is here: those who pass it on may go on.
+  void arrive(size_t slot, size_t offset) {
+    Posted& posted = posted_[slot];
+    const size_t part = part_bytes(posted);
+    posted.beyond |= uint64_t{1} << (offset - posted.arrived) / part;
+    for (; posted.beyond & 1; posted.beyond >>= 1)
+      posted.arrived = std::min(posted.size, posted.arrived + part);
+    if (posted.arrived == posted.size) return;  // end() does the rest
+    for (size_t i = 0; i < posted.followers.size(); ++i) {  // one that fails goes from the list
+      const size_t follower = posted.followers[i];
+      if (!passes_on(posted, posted_[follower])) continue;
+      posted_[follower].ready = posted.arrived;
+      begin_parts(follower);
+    }
+  }
+
+  // Lands a message of which nothing is under way, and lets those go that waited for it.
+  void end(size_t slot) {
+    const auto flight = std::exchange(posted_[slot].flight, nullptr);
+    if (!flight->landed()) flight->land();
+    free_slots_.push_back(slot);
+    if (posted_[slot].source) std::erase(posted_[*posted_[slot].source].followers, slot);
+    for (const size_t follower : std::exchange(posted_[slot].followers, {})) {
+      Posted& send = posted_[follower];
+      send.source.reset();
+      send.ready = send.size;
+      if (flight->error()) {
+        send.flight->fail(*flight->error());
+        send.size = send.begun;
+      }
+      begin_parts(follower);
     }
   }
 
@@ -268,7 +372,10 @@ class MpiJob::Transport final : public comm::Transport {
     return slot;
   }
 
-  void fail_flight(Flight& flight, int status) const {
+  // It begins no more parts.
+  void fail_flight(Posted& posted, int status) const {
+    Flight& flight = *posted.flight;
+    posted.size = posted.begun;
     if (flight.landed()) return;
     flight.fail(Error(
         ErrorKind::kPeerLost,
@@ -287,36 +394,35 @@ class MpiJob::Transport final : public comm::Transport {
                                     done_.data(), statuses_.data());
     if (count == MPI_UNDEFINED || count == 0) return;
     for (int i = 0; i < count; ++i) {
-      const auto index = static_cast<size_t>(done_[static_cast<size_t>(i)]);
-      Posted& posted = posted_[slots_[index]];
+      const auto [slot, offset] = under_way_[static_cast<size_t>(done_[static_cast<size_t>(i)])];
+      Posted& posted = posted_[slot];
       const int error =
           status == MPI_ERR_IN_STATUS ? statuses_[static_cast<size_t>(i)].MPI_ERROR : MPI_SUCCESS;
-      if (error != MPI_SUCCESS) fail_flight(*posted.flight, error);
-      if (error == MPI_SUCCESS && posted.flight->incoming())  // a sign of life itself, which others wait behind
-        peers_[posted.flight->peer()].last_heard = last_poll_;
       --posted.parts;
-      if (posted.begun < posted.size)
-        going_on_.push_back(slots_[index]);
+      if (error != MPI_SUCCESS) {
+        fail_flight(posted, error);
+      } else if (posted.flight->incoming()) {
+        // A sign of life itself, which others wait behind.
+        peers_[posted.flight->peer()].last_heard = last_poll_;
+        arrive(slot, offset);
+      }
+      if (posted.is_first)  // it has more parts, or failed before it had begun them
+        going_on_.push_back(slot);
       else if (posted.parts == 0)
-        ended_.push_back(slots_[index]);
+        ended_.push_back(slot);
     }
     size_t kept = 0;
     for (size_t i = 0; i < requests_.size(); ++i) {
       if (requests_[i] == MPI_REQUEST_NULL) continue;
       requests_[kept] = requests_[i];
-      slots_[kept++] = slots_[i];
+      under_way_[kept++] = under_way_[i];
     }
     requests_.resize(kept);
-    slots_.resize(kept);
-    for (const size_t slot : ended_) {
-      if (!posted_[slot].flight->landed()) posted_[slot].flight->land();
-      posted_[slot].flight.reset();
-      free_slots_.push_back(slot);
-    }
-    ended_.clear();
-    for (const size_t slot : going_on_)  // it may be there twice
-      if (posted_[slot].begun < posted_[slot].size) begin_parts(slot);
+    under_way_.resize(kept);
+    for (const size_t slot : going_on_) begin_parts(slot);  // it may be there twice
     going_on_.clear();
+    for (const size_t slot : ended_) end(slot);
+    ended_.clear();
     last_landing_ = last_poll_;
   }
 
@@ -357,6 +463,7 @@ class MpiJob::Transport final : public comm::Transport {
   void run() {
     std::unique_lock lock(mutex_);
     Clock::time_point last_beat{};
+    std::chrono::nanoseconds nap = kShortNap;
     last_round_ = Clock::now();
     while (!stopping_) {
       const auto now = Clock::now();
@@ -376,13 +483,18 @@ class MpiJob::Transport final : public comm::Transport {
         last_landing_ = Clock::now();
         continue;
       }
-      if (now - last_poll_ > microseconds(50)) test_all();
-      // Long quiet (a worker that waits for its next request) need not be answered within 100 us.
-      const auto nap = std::clamp<std::chrono::nanoseconds>((Clock::now() - last_landing_) / 50,
-                                                            microseconds(80), milliseconds(2));
+      // Every look takes the core from somebody who computes. Where the last one found nothing, or others
+      // have looked meanwhile, the next comes later.
+      const bool others_look = now - last_poll_ < nap;
+      if (!others_look) test_all();
+      nap = !others_look && last_landing_ == last_poll_ ? kShortNap
+                                                        : std::min(nap * 3 / 2, kLongNap);
+      // Long quiet (a worker that waits for its next request) need not be answered at once either.
+      const auto quiet = std::clamp<std::chrono::nanoseconds>((Clock::now() - last_landing_) / 50,
+                                                              nap, milliseconds(2));
       lock.unlock();
       move_ongoing();
-      std::this_thread::sleep_for(nap);
+      std::this_thread::sleep_for(quiet);
       lock.lock();
     }
   }
@@ -410,7 +522,7 @@ class MpiJob::Transport final : public comm::Transport {
   std::condition_variable wake_;
   std::vector<Peer> peers_;
   std::vector<MPI_Request> requests_;  // under way
-  std::vector<size_t> slots_;          // in posted_, of each of them
+  std::vector<Part> under_way_;        // of each of them
   std::vector<Posted> posted_;
   std::vector<size_t> free_slots_;
   std::map<Line, size_t> lines_;  // the last message of each line that has parts to begin

@@ -12,12 +12,33 @@
 namespace weft::comm {
 namespace {
 
+class ThreadTransport;
+
+struct ThreadFlight;
+// A send that waits for another message.
+struct Follower {
+  std::weak_ptr<ThreadTransport> from;
+  std::shared_ptr<ThreadFlight> flight;
+  std::span<const std::byte> bytes;
+  uint32_t tag;
+};
+struct ThreadFlight final : Flight {
+  using Flight::Flight;
+  std::vector<Follower> followers;  // this and the rest: guarded by the world's mutex
+  bool given_up = false;
+
+  void fail_all(const Error& error) {
+    fail(error);
+    for (const Follower& follower : std::exchange(followers, {})) follower.flight->fail_all(error);
+  }
+};
+
 struct Letter {
   std::vector<std::byte> bytes;
 };
 struct Wish {
   std::span<std::byte> bytes;
-  std::shared_ptr<Flight> flight;
+  std::shared_ptr<ThreadFlight> flight;
 };
 // Of one sender, receiver and tag: letters that nobody asked for yet, or wishes for letters to
 // come.
@@ -51,7 +72,7 @@ struct World {
     lost[rank] = Error(ErrorKind::kPeerLost, fmt::format("rank {} is gone: {}", rank, why));
     for (auto& [key, slot] : slots) {
       if (key[0] != rank) continue;
-      for (const Wish& wish : slot.wishes) wish.flight->fail(*lost[rank]);
+      for (const Wish& wish : slot.wishes) wish.flight->fail_all(*lost[rank]);
       slot.wishes.clear();
     }
     tell();
@@ -63,7 +84,8 @@ void fill(std::span<std::byte> to, std::span<const std::byte> from) {
   std::memcpy(to.data(), from.data(), from.size());
 }
 
-class ThreadTransport final : public Transport {
+class ThreadTransport final : public Transport,
+                              public std::enable_shared_from_this<ThreadTransport> {
  public:
   ThreadTransport(std::shared_ptr<World> world, size_t rank, size_t size)
       : Transport(size), world_(std::move(world)), rank_(rank) {}
@@ -71,8 +93,16 @@ class ThreadTransport final : public Transport {
   size_t rank() const override { return rank_; }
   std::string host(size_t) const override { return "this process"; }
 
+  std::shared_ptr<Flight> send(std::span<const std::byte> bytes, size_t to,
+                               uint32_t tag) override {
+    auto flight = std::make_shared<ThreadFlight>(false, to);
+    const std::scoped_lock lock(world_->mutex);
+    deliver(bytes, to, tag, *flight);
+    return flight;
+  }
+
   std::shared_ptr<Flight> receive(std::span<std::byte> bytes, size_t from, uint32_t tag) override {
-    auto flight = std::make_shared<Flight>(true, from);
+    auto flight = std::make_shared<ThreadFlight>(true, from);
     const std::scoped_lock lock(world_->mutex);
     Slot& slot = world_->slots[{from, rank_, tag}];
     if (!slot.letters.empty()) {
@@ -86,6 +116,26 @@ class ThreadTransport final : public Transport {
     }
     world_->tidy({from, rank_, tag});
     return flight;
+  }
+
+  std::shared_ptr<Flight> send_after(const std::shared_ptr<Flight>& before,
+                                     std::span<const std::byte> bytes, size_t to,
+                                     uint32_t tag) override {
+    auto flight = std::make_shared<ThreadFlight>(false, to);
+    const std::scoped_lock lock(world_->mutex);
+    auto& earlier = static_cast<ThreadFlight&>(*before);
+    if (!earlier.landed())
+      earlier.followers.push_back({weak_from_this(), flight, bytes, tag});
+    else if (earlier.error())
+      flight->fail(*earlier.error());
+    else
+      deliver(bytes, to, tag, *flight);
+    return flight;
+  }
+
+  void give_up(Flight& flight) override {
+    const std::scoped_lock lock(world_->mutex);
+    static_cast<ThreadFlight&>(flight).given_up = true;
   }
 
   void pause(std::chrono::nanoseconds) override {
@@ -103,26 +153,35 @@ class ThreadTransport final : public Transport {
     return world_->lost[peer];
   }
 
- protected:
-  std::shared_ptr<Flight> post_send(std::span<const std::byte> bytes, size_t to,
-                                    uint32_t tag) override {
-    auto flight = std::make_shared<Flight>(false, to);
-    const std::scoped_lock lock(world_->mutex);
-    Slot& slot = world_->slots[{rank_, to, tag}];
-    if (!slot.wishes.empty()) {
-      fill(slot.wishes.front().bytes, bytes);
-      slot.wishes.front().flight->land();
-      slot.wishes.pop_front();
-      world_->tell();
-    } else {
+ private:
+  // Under the world's lock, as the next.
+  void deliver(std::span<const std::byte> bytes, size_t to, uint32_t tag, ThreadFlight& flight) {
+    count_sent(to, bytes.size());
+    const std::array<size_t, 3> key = {rank_, to, tag};
+    Slot& slot = world_->slots[key];
+    std::shared_ptr<ThreadFlight> received;
+    if (slot.wishes.empty()) {
       slot.letters.push_back({{bytes.begin(), bytes.end()}});
+    } else {
+      fill(slot.wishes.front().bytes, bytes);
+      received = slot.wishes.front().flight;
+      slot.wishes.pop_front();
     }
-    world_->tidy({rank_, to, tag});
-    flight->land();
-    return flight;
+    world_->tidy(key);
+    if (received) land(*received);
+    land(flight);
+    world_->tell();
   }
 
- private:
+  static void land(ThreadFlight& flight) {
+    flight.land();
+    for (const Follower& follower : std::exchange(flight.followers, {})) {
+      const auto from = follower.from.lock();
+      if (from && !follower.flight->given_up)
+        from->deliver(follower.bytes, follower.flight->peer(), follower.tag, *follower.flight);
+    }
+  }
+
   const std::shared_ptr<World> world_;
   const size_t rank_;
   uint64_t seen_moves_ = 0;  // guarded by the world's mutex; a hint, shared by the rank's threads

@@ -34,6 +34,7 @@ class Flight {
     error_ = std::move(error);
     land();
   }
+  const std::optional<Error>& error() const { return error_; }  // once it has landed
   void throw_if_failed() const {
     if (error_) throw *error_;
   }
@@ -64,12 +65,18 @@ class Transport {
   size_t size() const { return sent_.size(); }
 
   // `tag` < 2^31. A message is received with the length it was sent with.
-  std::shared_ptr<Flight> send(std::span<const std::byte> bytes, size_t to, uint32_t tag) {
-    sent_[to].fetch_add(bytes.size(), std::memory_order_relaxed);
-    return post_send(bytes, to, tag);
-  }
+  virtual std::shared_ptr<Flight> send(std::span<const std::byte> bytes, size_t to,
+                                       uint32_t tag) = 0;
   virtual std::shared_ptr<Flight> receive(std::span<std::byte> bytes, size_t from,
                                           uint32_t tag) = 0;
+  // A send that begins as soon as `before`, of this transport, has landed, by whoever notices. Where
+  // `before` is the receive of the same bytes, what has come of them may be passed on before the
+  // rest is here. Fails where `before` does.
+  virtual std::shared_ptr<Flight> send_after(const std::shared_ptr<Flight>& before,
+                                             std::span<const std::byte> bytes, size_t to,
+                                             uint32_t tag) = 0;
+  // Nobody waits for it any more: of a send, what has not gone out stays here.
+  virtual void give_up(Flight& flight) = 0;
   // Lets messages move, and returns when one may have landed, or after a moment: the longer
   // `waited` is, the longer the moment.
   virtual void pause(std::chrono::nanoseconds waited) = 0;
@@ -85,9 +92,9 @@ class Transport {
   uint64_t bytes_sent(size_t to) const { return sent_[to].load(std::memory_order_relaxed); }
 
  protected:
-  virtual std::shared_ptr<Flight> post_send(std::span<const std::byte> bytes, size_t to,
-                                            uint32_t tag) = 0;
-
+  void count_sent(size_t to, size_t bytes) {
+    sent_[to].fetch_add(bytes, std::memory_order_relaxed);
+  }
   void move_ongoing();
 
  private:

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -59,6 +60,32 @@ void exchange(const Communicator& ranks) {
   expect(first == values_of(from, 300'000) && second == values_of(from + 50, 3) &&
              third == values_of(from + 90, 100'000),
          "messages of one tag in their order");
+
+  // One message that goes round: each rank passes on what it receives, while it waits for the end; a
+  // second one follows it, and a third is given up before it can go.
+  std::vector<float> passed(300'000), tail(3);
+  const std::vector<float> brought = values_of(7, 300'000), after = values_of(9, 3);
+  {
+    const size_t origin = n - 1;
+    if (me == origin) {
+      comm::Request out = ranks.isend(comm::bytes_of(std::span(brought)), to, 8);
+      ranks.isend_after(out, comm::bytes_of(std::span(after)), to, 9).wait();
+    } else {
+      comm::Request in = ranks.ireceive(comm::writable_bytes_of(std::span(passed)), from, 8);
+      comm::Request on, end;
+      if (to != origin) {
+        on = ranks.isend_after(in, comm::bytes_of(std::span<const float>(passed)), to, 8);
+        end = ranks.isend_after(on, comm::bytes_of(std::span(after)), to, 9);
+        auto memory = std::make_shared<std::vector<std::byte>>(100);
+        ranks.isend_after(end, *memory, to, 10).abandon(memory);
+      }
+      ranks.receive(comm::writable_bytes_of(std::span(tail)), from, 9);
+      in.wait();
+      end.wait();
+      on.wait();
+      expect(passed == brought && tail == after, "what was passed on");
+    }
+  }
 
   constexpr size_t kCount = 300'000;
   std::vector<std::vector<float>> in(n, std::vector<float>(kCount)), out(n);
