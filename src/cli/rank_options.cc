@@ -60,8 +60,8 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
       ->check(CLI::Range(size_t{1}, comm::kMaxRanks));
   command
       .add_option("--exchange", options.exchange,
-                  "How those pass keys and values round: tasp, direct, zigzag; auto: the one whose "
-                  "transfers are quickest on these links")
+                  "How those pass keys and values round: tasp, direct, zigzag, paths (several ranks on "
+                  "each host); auto: the one whose transfers are quickest on these links")
       ->capture_default_str()
       ->type_name("NAME");
   command

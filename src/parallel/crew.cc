@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "base/error.h"
+#include "parallel/exchange_named.h"
 #include "parallel/exchange_trial.h"
 #include "parallel/flash_overlap/team.h"
-#include "parallel/tasp/tasp.h"
 
 namespace weft::parallel {
 namespace {
@@ -160,14 +160,6 @@ void run_pass(Crew& crew, const models::LanguageModel& share, SharedPages& pages
 
 // ---- rank 0
 
-Exchange exchange_called(const std::string& name, size_t num_ranks) {
-  if (name == "tasp") return tasp::full_mesh_exchange(num_ranks);
-  if (name == "direct") return direct_exchange(num_ranks);
-  if (name == "zigzag") return ring_exchange(num_ranks);
-  fail(ErrorKind::kInvalidInput,
-       "there is no exchange '{}'. Known are tasp, direct, zigzag, and auto, which tries them.", name);
-}
-
 class LeadingModel final : public models::LanguageModel {
  public:
   LeadingModel(std::shared_ptr<Crew> crew, std::unique_ptr<models::LanguageModel> share)
@@ -278,31 +270,28 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
     else
       crew->team = std::make_shared<PlainTeam>(team);
   }
-  std::vector<std::string> names = {plan.exchange};
-  if (plan.exchange == "auto") names = {"zigzag", "direct", "tasp"};
-  std::vector<Exchange> exchanges;
-  for (const std::string& name : names) {
-    try {
-      exchanges.push_back(exchange_called(name, plan.sequence));
-    } catch (const Error& error) {  // TASP's rings are not known for some numbers of ranks
-      if (names.size() == 1 || error.kind() != ErrorKind::kUnsupported) throw;
-    }
+  if (plan.sequence == 1) {
+    if (plan.exchange != "auto") exchange_called(plan.exchange, 1, 1);
+    return crew;
   }
-  if (plan.sequence > 1) {
-    members.clear();
-    for (size_t i = 0; i < plan.sequence; ++i) members.push_back(i * plan.tensor + column);
-    const comm::Communicator line = ranks.group(members, 2);
-    size_t chosen = 0;
-    if (exchanges.size() > 1) {
-      // Several lines of ranks may not choose alike: rank 0's says.
-      uint64_t index = quickest(line, exchanges);
-      ranks.broadcast(std::as_writable_bytes(std::span(&index, 1)), 0);
-      chosen = index;
-      crew->plan.exchange = names[chosen];
-    }
-    crew->spread =
-        std::make_unique<ExchangedAttention>(line, std::move(exchanges[chosen]), true, true);
+  members.clear();
+  for (size_t i = 0; i < plan.sequence; ++i) members.push_back(i * plan.tensor + column);
+  const comm::Communicator line = ranks.group(members, 2);
+  std::vector<std::string> hosts;
+  for (size_t i = 0; i < plan.sequence; ++i) hosts.push_back(line.host(i));
+  const size_t nodes = num_nodes(hosts);
+  Exchange exchange;
+  if (plan.exchange == "auto") {
+    std::vector<NamedExchange> known = named_exchanges(plan.sequence, nodes);
+    // Several lines of ranks may not choose alike: rank 0's says.
+    uint64_t chosen = quickest(line, known);
+    ranks.broadcast(std::as_writable_bytes(std::span(&chosen, 1)), 0);
+    crew->plan.exchange = known[chosen].name;
+    exchange = std::move(known[chosen].exchange);
+  } else {
+    exchange = exchange_called(plan.exchange, plan.sequence, nodes);
   }
+  crew->spread = std::make_unique<ExchangedAttention>(line, std::move(exchange), true, true);
   return crew;
 }
 

@@ -27,7 +27,7 @@ namespace weft::parallel {
 
 struct RankPlan {
   size_t tensor = 1, sequence = 1;  // their product is the number of ranks
-  std::string exchange = "tasp";    // of keys and values: tasp, direct, zigzag, or auto (tried)
+  std::string exchange = "tasp";    // of keys and values: of exchange_named.h, or auto (tried)
   bool overlap = true;              // sums of a tensor team travel while they are computed
   std::filesystem::path tunings = {};  // a file that rank 0 keeps the overlap's tunings in; empty: none
   std::function<void(const std::string&)> notice = {};  // rank 0's sentences for the user

@@ -36,10 +36,10 @@ double transfer_s(const comm::Communicator& ranks, const Exchange& exchange, siz
   return *std::max_element(seconds.begin(), seconds.end());
 }
 
-size_t quickest(const comm::Communicator& ranks, std::span<const Exchange> exchanges) {
+size_t quickest(const comm::Communicator& ranks, std::span<const NamedExchange> exchanges) {
   WEFT_ASSERT(!exchanges.empty());
   std::vector<double> seconds;
-  for (const Exchange& exchange : exchanges)
+  for (const auto& [name, exchange] : exchanges)
     seconds.push_back(std::min(transfer_s(ranks, exchange, kTrialBytes),
                                transfer_s(ranks, exchange, kTrialBytes)));
   const double least = *std::min_element(seconds.begin(), seconds.end());

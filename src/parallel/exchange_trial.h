@@ -8,7 +8,7 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "parallel/exchange.h"
+#include "parallel/exchange_named.h"
 
 namespace weft::parallel {
 
@@ -18,6 +18,6 @@ double transfer_s(const comm::Communicator& ranks, const Exchange& exchange, siz
 
 // The first of those that take at most 5 % longer than the quickest: put those with fewer messages
 // first. All ranks together, the same result on all.
-size_t quickest(const comm::Communicator& ranks, std::span<const Exchange> exchanges);
+size_t quickest(const comm::Communicator& ranks, std::span<const NamedExchange> exchanges);
 
 }  // namespace weft::parallel

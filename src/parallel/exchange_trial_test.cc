@@ -36,8 +36,7 @@ TEST(exchange_trial, sends_what_the_exchange_sends) {
 }
 
 TEST(exchange_trial, all_ranks_choose_the_same) {
-  const std::vector<Exchange> exchanges = {ring_exchange(3), direct_exchange(3),
-                                           tasp::full_mesh_exchange(3)};
+  const std::vector<NamedExchange> exchanges = named_exchanges(3, 1);
   std::vector<size_t> chosen(3);
   comm::run_thread_ranks(3, [&](const comm::Communicator& ranks) {
     chosen[ranks.rank()] = quickest(ranks, exchanges);

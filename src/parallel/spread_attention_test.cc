@@ -26,6 +26,7 @@ struct Case {
   std::string exchange = "tasp";
   bool causal = true;
   size_t num_ranks = 3, before = 0, tokens = 100;  // `before`: tokens in the caches already
+  size_t num_nodes = 1;
   size_t num_heads = 4, num_kv_heads = 2, head_dim = 64;
   KvFormat format = KvFormat::kF16;
 
@@ -48,6 +49,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.tex
 Exchange exchange_of(const Case& c) {
   if (c.exchange == "tasp") return tasp::full_mesh_exchange(c.num_ranks);
   if (c.exchange == "direct") return direct_exchange(c.num_ranks);
+  if (c.exchange == "paths") return tasp::nodes_exchange(c.num_nodes, c.num_ranks / c.num_nodes);
   return ring_exchange(c.num_ranks);
 }
 bool is_zigzag(const Case& c) { return c.causal && c.exchange != "ring"; }
@@ -178,6 +180,18 @@ TEST(spread_attention, all_exchanges_give_what_one_process_gives) {
                .num_ranks = n,
                .tokens = 1 + random() % 1500});
       }
+}
+
+TEST(spread_attention, paths_over_nodes_give_what_one_process_gives) {
+  using Shape = std::pair<size_t, size_t>;
+  for (const auto& [nodes, devices] : {Shape{2, 2}, Shape{3, 2}, Shape{2, 4}, Shape{4, 2}, Shape{2, 1}})
+    for (const bool causal : {true, false})
+      for (const size_t tokens : {40, 999})
+        check({.exchange = "paths",
+               .causal = causal,
+               .num_ranks = nodes * devices,
+               .tokens = tokens,
+               .num_nodes = nodes});
 }
 
 TEST(spread_attention, any_length_even_less_than_ranks_or_pieces) {
