@@ -4,6 +4,8 @@
 #include <limits>
 #include <numeric>
 
+#include "parallel/flash_overlap/race.h"
+
 namespace weft::parallel::flash_overlap {
 namespace {
 
@@ -12,9 +14,8 @@ using Clock = std::chrono::steady_clock;
 // Partitions that the first round finds slower than the best by this factor are not run again.
 constexpr double kWorthAnother = 1.15;
 // Single runs of one partition differ by up to 25 % on a busy machine, and the fastest of ten medians of
-// three is often one that was lucky: so many of the fastest run so many rounds more.
+// three is often one that was lucky: so many of the fastest, and none at all, race once more.
 constexpr size_t kFinalists = 4;
-constexpr int kFinalRounds = 4;
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
@@ -41,34 +42,32 @@ class Trials {
       trials_.push_back({std::move(ends), 0});
       runs_.emplace_back();
     }
-    for (int round = 0; round < 3; ++round)
-      for (size_t i = known; i < trials_.size(); ++i) {
+    const size_t added = trials_.size() - known;
+    for (size_t round = 0; round < 3; ++round)
+      for (size_t turn = 0; turn < added; ++turn) {
+        const size_t i = known + (turn + round) % added;
         if (round > 0 && runs_[i].front() > kWorthAnother * least_) continue;
         run(i);
         least_ = std::min(least_, runs_[i].back());
       }
   }
 
-  // More rounds in turn for the fastest; the others, whatever they were, are out.
+  // The first trial, no overlap, against the fastest of the others, all rounds anew.
   void decide() {
     std::vector<size_t> order(trials_.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    std::stable_sort(order.begin() + 1, order.end(), [&](size_t a, size_t b) {
       return trials_[a].seconds < trials_[b].seconds;
     });
-    order.resize(std::min(order.size(), kFinalists));
-    for (int round = 0; round < kFinalRounds; ++round)
-      for (const size_t i : order) run(i);
-    fastest_ = *std::min_element(order.begin(), order.end(), [&](size_t a, size_t b) {
-      return trials_[a].seconds < trials_[b].seconds;
-    });
+    order.resize(std::min(order.size(), 1 + kFinalists));
+    fastest_ = order[race(order.size(), [&](size_t way) { return run(order[way]); }).winner];
   }
 
   const std::vector<Trial>& all() const { return trials_; }
   const Trial& fastest() const { return trials_[fastest_]; }  // after decide()
 
  private:
-  void run(size_t trial) {
+  double run(size_t trial) {
     const Plan plan =
         make_plan(grid_, collective_, trials_[trial].group_ends, call_.comm->size());
     call_.comm->barrier(call_.channel);
@@ -83,6 +82,7 @@ class Trials {
     take_largest(call_, {&seconds, 1});
     runs_[trial].push_back(seconds);
     trials_[trial].seconds = median(runs_[trial]);
+    return seconds;
   }
 
   const OverlapCall& call_;
@@ -137,8 +137,6 @@ TuningRecord tune(const OverlapCall& call, const TileGrid& grid, Collective coll
   std::vector<std::vector<size_t>> candidates = {{num_tiles}, best_groups(before, model, step)};
   for (const size_t groups : {size_t{2}, size_t{4}, size_t{8}, size_t{16}, grid.num_bands()})
     candidates.push_back(equal_groups(num_tiles, groups));  // whole bands are blocks of rows
-  std::sort(candidates.begin(), candidates.end());
-  candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
   trials.add(std::move(candidates));
   trials.add({best_groups(before, fitted(model, trials.all(), before), step)});
   trials.decide();
