@@ -6,8 +6,11 @@
 #
 #   mesh      a link of its own for every pair of hosts
 #   switch    one port for each host, on a bridge
+#   nodes     machines of several devices: a link for every pair in a machine, and for each device a
+#             network port of its own on a bridge between the machines. HOSTS as 2x4: machines x devices
 #   HOSTS     2 to 16
 #   RATE      of a link or port, each way, as tc writes it (100mbit); "unlimited" for none
+# --port R    of a network port, in `nodes` (RATE is of the links inside)
 # --delay D   of a packet (1ms). Refused where the kernel has no netem.
 # --fault S:slow:A-B:RATE   after S seconds the link of two hosts (mesh), or A's port, has another rate
 # --fault S:drop:A-B        ... loses everything
@@ -23,10 +26,11 @@ usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d' >&2; exit 2; }
 [ $# -ge 3 ] || usage
 shape=$1 hosts=$2 rate=$3
 shift 3
-delay="" show="" faults=()
+delay="" show="" port="" faults=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case $1 in
     --delay) delay=$2; shift 2 ;;
+    --port) port=$2; shift 2 ;;
     --fault) faults+=("$2"); shift 2 ;;
     --show) show=yes; shift ;;
     *) die "unknown option '$1'" ;;
@@ -34,7 +38,14 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -gt 1 ] || usage
 shift
-case $shape in mesh | switch) ;; *) die "'$shape' is no shape: mesh or switch" ;; esac
+case $shape in mesh | switch | nodes) ;; *) die "'$shape' is no shape: mesh, switch or nodes" ;; esac
+devices=0  # of a machine; 0: hosts are machines
+if [ "$shape" = nodes ]; then
+  [[ $hosts =~ ^([0-9]+)x([0-9]+)$ ]] || die "'$hosts': nodes are machines x devices, as 2x4"
+  devices=${BASH_REMATCH[2]} hosts=$((BASH_REMATCH[1] * BASH_REMATCH[2]))
+  [ -n "$port" ] || die "nodes need --port RATE, of a device's network port"
+  [ ${#faults[@]} -eq 0 ] || die "--fault is for mesh and switch"
+fi
 [[ $hosts =~ ^[0-9]+$ ]] && [ "$hosts" -ge 2 ] && [ "$hosts" -le 16 ] || die "'$hosts' hosts: 2 to 16"
 [ "$(id -u)" -eq 0 ] || die "network namespaces need root"
 for program in ip tc mpirun; do
@@ -91,41 +102,66 @@ for ((i = 0; i < hosts; i++)); do
   # up to a third of the rate unused. (Reno, since a namespace may not choose CUBIC; nothing is lost here.)
   ip netns exec "$bed-$i" sysctl -qw net.ipv4.tcp_congestion_control=reno
 done
-if [ "$shape" = switch ]; then
+# own_address HOST: on a device of its own; the routes to others go by the links to them. MPI then never
+# wonders which of many networks to take.
+own_address() {
+  ip -n "$bed-$1" link add d0 type veth peer name d1
+  ip -n "$bed-$1" addr add "10.77.$1.1/32" dev d0
+  ip -n "$bed-$1" link set d0 up
+  ip -n "$bed-$1" link set d1 up
+}
+
+# join HOST HOST RATE: a link of their own.
+join() {
+  local i=$1 j=$2
+  ip link add "e$j" netns "$bed-$i" type veth peer name "e$i" netns "$bed-$j"
+  ip -n "$bed-$i" link set "e$j" up
+  ip -n "$bed-$j" link set "e$i" up
+  ip -n "$bed-$i" addr add "10.78.$i.$((100 + j))/32" peer "10.78.$j.$((100 + i))" dev "e$j"
+  ip -n "$bed-$j" addr add "10.78.$j.$((100 + i))/32" peer "10.78.$i.$((100 + j))" dev "e$i"
+  ip -n "$bed-$i" route add "10.77.$j.1/32" dev "e$j" src "10.77.$i.1"
+  ip -n "$bed-$j" route add "10.77.$i.1/32" dev "e$i" src "10.77.$j.1"
+  shape_link "$bed-$i" "e$j" "$3"
+  shape_link "$bed-$j" "e$i" "$3"
+}
+
+# plug HOST DEVICE RATE: into the bridge.
+plug() {
+  ip link add "$2" netns "$bed-$1" type veth peer name "p$1" netns "$bed-s"
+  ip -n "$bed-s" link set "p$1" master bridge
+  ip -n "$bed-s" link set "p$1" up
+  ip -n "$bed-$1" link set "$2" up
+  shape_link "$bed-$1" "$2" "$3"
+  shape_link "$bed-s" "p$1" "$3"
+}
+
+if [ "$shape" != mesh ]; then
   ip -n "$bed-s" link add name bridge type bridge
   ip -n "$bed-s" link set bridge up
-  for ((i = 0; i < hosts; i++)); do
-    ip link add d0 netns "$bed-$i" type veth peer name "p$i" netns "$bed-s"
-    ip -n "$bed-s" link set "p$i" master bridge
-    ip -n "$bed-s" link set "p$i" up
-    ip -n "$bed-$i" addr add "10.77.$i.1/16" dev d0
-    ip -n "$bed-$i" link set d0 up
-    shape_link "$bed-$i" d0 "$rate"
-    shape_link "$bed-s" "p$i" "$rate"
-  done
-else
-  # One address for each host, on a device of its own; a route to each other host by their own link. MPI
-  # then never wonders which of many networks to take.
-  for ((i = 0; i < hosts; i++)); do
-    ip -n "$bed-$i" link add d0 type veth peer name d1
-    ip -n "$bed-$i" addr add "10.77.$i.1/32" dev d0
-    ip -n "$bed-$i" link set d0 up
-    ip -n "$bed-$i" link set d1 up
-  done
-  for ((i = 0; i < hosts; i++)); do
-    for ((j = i + 1; j < hosts; j++)); do
-      ip link add "e$j" netns "$bed-$i" type veth peer name "e$i" netns "$bed-$j"
-      ip -n "$bed-$i" link set "e$j" up
-      ip -n "$bed-$j" link set "e$i" up
-      ip -n "$bed-$i" addr add "10.78.$i.$((100 + j))/32" peer "10.78.$j.$((100 + i))" dev "e$j"
-      ip -n "$bed-$j" addr add "10.78.$j.$((100 + i))/32" peer "10.78.$i.$((100 + j))" dev "e$i"
-      ip -n "$bed-$i" route add "10.77.$j.1/32" dev "e$j" src "10.77.$i.1"
-      ip -n "$bed-$j" route add "10.77.$i.1/32" dev "e$i" src "10.77.$j.1"
-      shape_link "$bed-$i" "e$j" "$rate"
-      shape_link "$bed-$j" "e$i" "$rate"
-    done
-  done
 fi
+for ((i = 0; i < hosts; i++)); do
+  case $shape in
+    switch)
+      plug "$i" d0 "$rate"
+      ip -n "$bed-$i" addr add "10.77.$i.1/16" dev d0
+      ;;
+    nodes)
+      own_address "$i"
+      plug "$i" port "$port"
+      ;;
+    mesh) own_address "$i" ;;
+  esac
+done
+for ((i = 0; i < hosts; i++)); do
+  for ((j = i + 1; j < hosts; j++)); do
+    if [ "$shape" = mesh ] || { [ "$shape" = nodes ] && [ $((i / devices)) -eq $((j / devices)) ]; }; then
+      join "$i" "$j" "$rate"
+    elif [ "$shape" = nodes ]; then
+      ip -n "$bed-$i" route add "10.77.$j.1/32" dev port src "10.77.$i.1"
+      ip -n "$bed-$j" route add "10.77.$i.1/32" dev port src "10.77.$j.1"
+    fi
+  done
+done
 
 # mpirun calls this instead of ssh: agent ADDRESS COMMAND...
 cat >"$work/agent" <<AGENT

@@ -68,6 +68,13 @@ TEST_F(Testbed, messages_arrive_over_links) {
   EXPECT_EQ(count(run.out, "is done"), 3u) << run.out << run.err;
 }
 
+TEST_F(Testbed, messages_arrive_over_links_and_ports_of_two_machines) {
+  const Finished run =
+      Testbed::run({"nodes", "2x2", "1gbit", "--port", "500mbit", "--", WEFT_RANK_PROGRAM, "exchange"});
+  EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
+  EXPECT_EQ(count(run.out, "is done"), 4u) << run.out << run.err;
+}
+
 // Rounds of exchange; one link becomes ten times slower on the way, which changes nothing but the time.
 TEST_F(Testbed, a_link_that_slows_down_is_waited_for) {
   const Finished run = Testbed::run(
