@@ -33,7 +33,16 @@ struct ServeBenchOptions {
 struct TaspBenchOptions {
   std::vector<size_t> tokens = {};      // of the sequence, in attention alone
   size_t heads = 0;                     // of 64; as many of keys and values
+  size_t nodes = 1;                     // machines that the ranks are on, as many on each
+  std::string mask = {};                // causal, full; else both
+  int rounds = 0;
+  bool transfers_alone = false;
   std::filesystem::path topology = {};  // of the links, for predictions
+};
+
+// Of `bench flashoverlap` alone.
+struct OverlapBenchOptions {
+  std::vector<size_t> features = {};  // of a rank's shard: products of 512 rows, 2048 columns; else real ones
 };
 
 struct BenchOptions {
@@ -45,6 +54,7 @@ struct BenchOptions {
   const comm::Communicator* ranks = nullptr;  // of the job, where a launcher started one
   std::filesystem::path trace = {};           // a timeline for chrome://tracing, of benches on ranks
   TaspBenchOptions tasp = {};
+  OverlapBenchOptions overlap = {};
   StopToken stop;
 };
 

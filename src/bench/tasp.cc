@@ -17,6 +17,7 @@
 #include "formats/checkpoint.h"
 #include "parallel/crew.h"
 #include "parallel/exchange_choice.h"
+#include "parallel/exchange_trial.h"
 #include "parallel/spread_attention.h"
 #include "parallel/tasp/tasp.h"
 
@@ -40,12 +41,15 @@ struct Way {
 
 // The first is the baseline. Ring is one only without a mask: with one, its ranks wait for the
 // last.
-std::vector<Way> ways(size_t num_ranks, bool causal) {
+std::vector<Way> ways(size_t num_ranks, size_t num_nodes, bool causal) {
   std::vector<Way> out;
   out.push_back({"Ring", parallel::ring_exchange(num_ranks), false});
   if (causal) out.push_back({"Zigzag-Ring", parallel::ring_exchange(num_ranks), true});
   out.push_back({"TASP", parallel::tasp::full_mesh_exchange(num_ranks), causal});
   out.push_back({"direct", parallel::direct_exchange(num_ranks), causal});
+  if (num_nodes > 1)
+    out.push_back({"TASP's paths",
+                   parallel::tasp::nodes_exchange(num_nodes, num_ranks / num_nodes), causal});
   return out;
 }
 
@@ -71,10 +75,22 @@ std::vector<double> sent_bytes(const Communicator& ranks) {
   return all;
 }
 
+// (most - least) / most of what the directed links carried in between.
+double imbalance(const std::vector<double>& before, const std::vector<double>& after,
+                 size_t num_ranks) {
+  double most = 0, least = 1e300;
+  for (size_t i = 0; i < before.size(); ++i) {
+    if (i / num_ranks == i % num_ranks) continue;
+    most = std::max(most, after[i] - before[i]);
+    least = std::min(least, after[i] - before[i]);
+  }
+  return most == 0 ? 0 : (most - least) / most;
+}
+
 // One layer's attention of a sequence that is divided among the ranks.
 class Sequence {
  public:
-  Sequence(const Communicator& ranks, size_t tokens, size_t heads, bool causal,
+  Sequence(const Communicator& ranks, size_t tokens, size_t heads, size_t nodes, bool causal,
            const CoreSet& cores)
       : ranks_(ranks),
         tokens_(tokens),
@@ -86,11 +102,12 @@ class Sequence {
     std::vector<uint32_t> blocks(pages_for(tokens));
     for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<uint32_t>(i);
     pages_.set_sequence(0, blocks, 0);
-    for (Way& way : ways(ranks.size(), causal)) {
+    for (Way& way : ways(ranks.size(), nodes, causal)) {
       names_.push_back(way.name);
       attentions_.push_back(
           std::make_unique<ExchangedAttention>(ranks, std::move(way.exchange), way.zigzag, causal));
     }
+    imbalance_.resize(attentions_.size(), -1);
     // The most that any placement gives a rank.
     const size_t rows = (pages_for(tokens) / ranks.size() + 2) * kernels::kPageTokens;
     q_.resize(rows * heads * kHeadDim);
@@ -107,14 +124,20 @@ class Sequence {
   double run(size_t way, SpreadPart part) {
     ExchangedAttention& attention = *attentions_[way];
     attention.part = part;
+    const bool counts = part == SpreadPart::kTransfers && imbalance_[way] < 0;
+    const std::vector<double> before = counts ? sent_bytes(ranks_) : std::vector<double>();
     ranks_.barrier();
     const auto begin = Clock::now();
     attention.begin(pages_, 0, 0, tokens_);
     attention.attend(shape_, 0, q_.data(), q_.data(), q_.data(), out_.data(), cores_);
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     attention.part = SpreadPart::kAll;
+    if (counts) imbalance_[way] = imbalance(before, sent_bytes(ranks_), ranks_.size());
     return slowest(ranks_, seconds);
   }
+
+  // Of the directed links, when only transfers ran.
+  double link_imbalance(size_t way) const { return imbalance_[way]; }
 
   size_t block_bytes() const {
     return pages_for(tokens_) * shape_.kv.page_bytes(kFormat) / ranks_.size();
@@ -132,92 +155,112 @@ class Sequence {
   FollowingPages pages_;
   std::vector<std::string> names_;
   std::vector<std::unique_ptr<ExchangedAttention>> attentions_;
+  std::vector<double> imbalance_;  // by way; -1 until it was counted
   std::vector<float> q_, out_;
 };
-
-// What every way puts on the links, in one run: (most - least) / most over the directed links.
-double link_imbalance(const Communicator& ranks, Sequence& sequence, size_t way) {
-  const std::vector<double> before = sent_bytes(ranks);
-  // sent_bytes() and slowest() send the same on every link; what is left is the exchange's.
-  sequence.run(way, SpreadPart::kTransfers);
-  const std::vector<double> after = sent_bytes(ranks), again = sent_bytes(ranks);
-  double most = 0, least = 1e300;
-  const size_t n = ranks.size();
-  for (size_t from = 0; from < n; ++from)
-    for (size_t to = 0; to < n; ++to) {
-      if (from == to) continue;
-      const size_t i = from * n + to;
-      const double bytes = (after[i] - before[i]) - (again[i] - after[i]);
-      most = std::max(most, bytes);
-      least = std::min(least, bytes);
-    }
-  return most == 0 ? 0 : (most - least) / most;
-}
 
 struct Totals {
   std::vector<double> vs_ring, vs_zigzag, over_bound, imbalance, errors;
 };
 
+// What was measured of one length: seconds by way; without attention only the transfers.
+struct Measured {
+  std::vector<Spread> transfers, attention, both;
+};
+
+Measured measure(const BenchOptions& options, Sequence& sequence, int rounds) {
+  std::vector<SpreadPart> parts = {SpreadPart::kTransfers};
+  if (!options.tasp.transfers_alone)
+    parts.insert(parts.end(), {SpreadPart::kAttention, SpreadPart::kAll});
+  std::vector<std::function<double()>> runs;
+  for (size_t way = 0; way < sequence.num_ways(); ++way)
+    for (const SpreadPart part : parts)
+      runs.emplace_back([&sequence, way, part] { return sequence.run(way, part); });
+  const auto values = alternate(rounds, runs, options.stop);
+  Measured out;
+  for (size_t way = 0; way < sequence.num_ways(); ++way) {
+    const auto* const of_way = &values[way * parts.size()];
+    out.transfers.push_back(spread_of(of_way[0]));
+    if (parts.size() == 1) continue;
+    out.attention.push_back(spread_of(of_way[1]));
+    out.both.push_back(spread_of(of_way[2]));
+  }
+  return out;
+}
+
+// What the model of costs foretells from the links' rate and this attention's speed.
+double foretell(const BenchOptions& options, const parallel::Exchange& exchange,
+                const parallel::Placement& placement, double link_bytes_per_s,
+                const parallel::AttentionWork& work) {
+  const comm::Topology topology =
+      options.tasp.topology.empty()
+          ? comm::Topology::full_mesh(placement.num_ranks,
+                                      {.latency_s = 1e-4, .bytes_per_s = link_bytes_per_s})
+          : comm::Topology::read(options.tasp.topology);
+  return parallel::predict(exchange, placement, topology, work).total_s;
+}
+
 void measure_attention(const BenchOptions& options, bool causal, size_t tokens, size_t heads,
                        int rounds, const CoreSet& cores, Table& table, Totals& totals) {
   const Communicator& ranks = *options.ranks;
-  Sequence sequence(ranks, tokens, heads, causal, cores);
-  std::vector<std::function<double()>> runs;
-  for (size_t way = 0; way < sequence.num_ways(); ++way)
-    for (const SpreadPart part : {SpreadPart::kTransfers, SpreadPart::kAttention, SpreadPart::kAll})
-      runs.emplace_back([&sequence, way, part] { return sequence.run(way, part); });
-  const auto values = alternate(rounds, runs, options.stop);
-  const auto median = [&](size_t way, size_t part) {
-    return spread_of(values[way * 3 + part]).median;
-  };
+  Sequence sequence(ranks, tokens, heads, options.tasp.nodes, causal, cores);
+  const Measured measured = measure(options, sequence, rounds);
+  const bool with_attention = !measured.both.empty();
   // Ring has one link of each rank at work, and keeps it busy: it says what a link carries.
-  const double n = static_cast<double>(ranks.size());
-  const double link_bytes_per_s =
-      (n - 1) * static_cast<double>(sequence.block_bytes()) / median(0, 0);
+  const double n = static_cast<double>(ranks.size()), ring_s = measured.transfers[0].median;
+  const double link_bytes_per_s = (n - 1) * static_cast<double>(sequence.block_bytes()) / ring_s;
   const size_t baseline = causal ? 1 : 0;
-  for (size_t way = 0; way < sequence.num_ways(); ++way) {
-    const double imbalance = link_imbalance(ranks, sequence, way);
-    const double transfer_s = median(way, 0), attention_s = median(way, 1), all_s = median(way, 2);
-    const bool spreads = way > baseline;  // over all links
-    const double bound = spreads ? median(0, 0) / (n - 1) : median(0, 0);
-    table.rows.push_back({cell(sequence.name(way)), cell(causal ? "causal" : "full"),
-                          cell(static_cast<double>(tokens), 0), cell(spread_of(values[way * 3]), 4),
-                          cell(spread_of(values[way * 3 + 1]), 4),
-                          cell(spread_of(values[way * 3 + 2]), 4),
-                          cell(std::max(0.0, all_s - attention_s), 4), cell(transfer_s / bound, 2),
-                          cell(median(0, 2) / all_s, 2),
-                          causal ? cell(median(1, 2) / all_s, 2) : no_cell(), percent(imbalance)});
-    if (sequence.name(way) != "TASP") continue;
-    totals.vs_ring.push_back(median(0, 2) / all_s);
-    if (causal) totals.vs_zigzag.push_back(median(1, 2) / all_s);
-    totals.over_bound.push_back(transfer_s / bound);
-    totals.imbalance.push_back(imbalance);
-  }
-  // What the model of costs foretells from the links' rate and this attention's speed.
-  const comm::Topology topology =
-      options.tasp.topology.empty()
-          ? comm::Topology::full_mesh(ranks.size(),
-                                      {.latency_s = 1e-4, .bytes_per_s = link_bytes_per_s})
-          : comm::Topology::read(options.tasp.topology);
+  // All of attention's work, by the seconds that it takes where ranks have equal parts of it.
   const double pairs =
       static_cast<double>(tokens) * static_cast<double>(tokens) * (causal ? 0.5 : 1.0) / n;
-  parallel::AttentionWork work{
-      .num_heads = heads,
-      .num_kv_heads = heads,
-      .head_dim = kHeadDim,
-      .bytes_per_value = 2,
-      .flops_per_s = 4 * pairs * static_cast<double>(heads * kHeadDim) / median(baseline, 1)};
   for (size_t way = 0; way < sequence.num_ways(); ++way) {
-    const parallel::Placement placement{.num_tokens = tokens,
-                                        .num_ranks = ranks.size(),
-                                        .num_pieces = sequence.exchange(way).num_pieces,
-                                        .causal = causal,
-                                        .zigzag = causal && way != 0};
-    const double foretold =
-        parallel::predict(sequence.exchange(way), placement, topology, work).total_s;
-    const double error = std::abs(foretold - median(way, 2)) / median(way, 2);
-    totals.errors.push_back(error);
-    table.rows[table.rows.size() - sequence.num_ways() + way].push_back(cell(foretold, 4));
+    const double imbalance = sequence.link_imbalance(way);
+    const double transfer_s = measured.transfers[way].median;
+    const double bound = way > baseline ? ring_s / (n - 1) : ring_s;  // over all links
+    const auto ratio = [&](size_t base) {
+      return with_attention ? measured.both[base].median / measured.both[way].median
+                            : measured.transfers[base].median / transfer_s;
+    };
+    std::vector<Cell> row = {cell(sequence.name(way)), cell(causal ? "causal" : "full"),
+                             cell(static_cast<double>(tokens), 0),
+                             cell(measured.transfers[way], 4)};
+    if (with_attention) {
+      row.insert(row.end(),
+                 {cell(measured.attention[way], 4), cell(measured.both[way], 4),
+                  cell(std::max(0.0, measured.both[way].median - measured.attention[way].median),
+                       4)});
+    } else {
+      row.insert(row.end(), 3, no_cell());
+    }
+    row.insert(row.end(), {cell(transfer_s / bound, 2), cell(ratio(0), 2),
+                           causal ? cell(ratio(1), 2) : no_cell(), percent(imbalance)});
+    if (with_attention) {
+      const double foretold = foretell(
+          options, sequence.exchange(way),
+          {.num_tokens = tokens,
+           .num_ranks = ranks.size(),
+           .num_pieces = sequence.exchange(way).num_pieces,
+           .causal = causal,
+           .zigzag = causal && way != 0},
+          link_bytes_per_s,
+          {.num_heads = heads,
+           .num_kv_heads = heads,
+           .head_dim = kHeadDim,
+           .bytes_per_value = 2,
+           .flops_per_s = 4 * pairs * static_cast<double>(heads * kHeadDim) /
+                          measured.attention[baseline].median});
+      totals.errors.push_back(std::abs(foretold - measured.both[way].median) /
+                              measured.both[way].median);
+      row.push_back(cell(foretold, 4));
+    } else {
+      row.push_back(no_cell());
+    }
+    table.rows.push_back(std::move(row));
+    if (sequence.name(way) != "TASP") continue;
+    totals.vs_ring.push_back(ratio(0));
+    if (causal) totals.vs_zigzag.push_back(ratio(1));
+    totals.over_bound.push_back(transfer_s / bound);
+    totals.imbalance.push_back(imbalance);
   }
 }
 
@@ -243,7 +286,7 @@ Table measure_model(const BenchOptions& options, const std::filesystem::path& pa
     std::vector<std::unique_ptr<ExchangedAttention>> attentions;
     std::vector<std::string> names;
     std::vector<std::function<double()>> runs;
-    for (Way& way : ways(ranks.size(), true)) {
+    for (Way& way : ways(ranks.size(), options.tasp.nodes, true)) {
       if (!way.zigzag) continue;
       names.push_back(way.name);
       attentions.push_back(
@@ -280,7 +323,10 @@ Report run_tasp(const BenchOptions& options) {
   const Communicator& ranks = *options.ranks;
   ThreadPool pool(options.threads.front());
   const CoreSet cores = pool.cores();
-  const int rounds = options.quick ? 3 : 5;
+  if (ranks.size() % options.tasp.nodes != 0)
+    fail(ErrorKind::kInvalidInput, "--nodes {}: {} ranks are not as many on each", options.tasp.nodes,
+         ranks.size());
+  const int rounds = options.tasp.rounds != 0 ? options.tasp.rounds : options.quick ? 3 : 5;
   const size_t heads = options.tasp.heads != 0 ? options.tasp.heads : 8;
   std::vector<size_t> lengths = options.tasp.tokens;
   if (lengths.empty()) {
@@ -308,21 +354,28 @@ Report run_tasp(const BenchOptions& options) {
        "exposed", "transfers / bound", "vs Ring", "vs Zigzag-Ring", "link imbalance", "foretold"},
       {}};
   Totals totals;
-  for (const bool causal : {true, false})
+  for (const bool causal : {true, false}) {
+    if (options.tasp.mask == (causal ? "full" : "causal")) continue;
     for (const size_t tokens : lengths)
       measure_attention(options, causal, tokens, heads, rounds, cores, table, totals);
+  }
+  const auto named = parallel::named_exchanges(ranks.size(), options.tasp.nodes);
+  report.notes.push_back(fmt::format("--exchange auto takes {} here.",
+                                     named[parallel::quickest(ranks, named)].name));
   report.tables.push_back(std::move(table));
-  if (!options.quick)
+  if (!options.quick && !options.tasp.transfers_alone)
     for (const auto& path : options.models)
       report.tables.push_back(measure_model(options, path, rounds, cores));
   report.summary["speedup_vs_ring"] =
       *std::max_element(totals.vs_ring.begin(), totals.vs_ring.end());
-  report.summary["speedup_vs_zigzag"] =
-      *std::max_element(totals.vs_zigzag.begin(), totals.vs_zigzag.end());
+  if (!totals.vs_zigzag.empty())
+    report.summary["speedup_vs_zigzag"] =
+        *std::max_element(totals.vs_zigzag.begin(), totals.vs_zigzag.end());
   report.summary["comm_over_bound"] = spread_of(totals.over_bound).median;
   report.summary["link_imbalance"] =
       *std::max_element(totals.imbalance.begin(), totals.imbalance.end());
-  report.summary["median_prediction_error"] = spread_of(totals.errors).median;
+  if (!totals.errors.empty())
+    report.summary["median_prediction_error"] = spread_of(totals.errors).median;
   return report;
 }
 

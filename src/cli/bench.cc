@@ -90,6 +90,18 @@ void add_tasp_options(CLI::App& command, bench::TaspBenchOptions& tasp) {
   command.add_option("--heads", tasp.heads, "Of 64 values, as many of keys and values")
       ->default_str("8")
       ->check(CLI::Range(size_t{1}, size_t{256}));
+  command.add_option("--mask", tasp.mask, "causal or full attention")
+      ->default_str("both")
+      ->check(CLI::IsMember({"causal", "full"}));
+  command.add_option("--rounds", tasp.rounds, "Of which medians are taken, after one that warms up")
+      ->default_str("5, 3 if quick")
+      ->check(CLI::Range(1, 100));
+  command.add_flag("--transfers-alone", tasp.transfers_alone, "Leave attention out");
+  command
+      .add_option("--nodes", tasp.nodes,
+                  "Machines that the ranks are on, as many on each: TASP's paths over them, too")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1024}));
   command.add_option("--topology", tasp.topology,
                      "What predictions go by (weft doctor --ranks writes one)")
       ->type_name("FILE");
@@ -108,6 +120,13 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
                         "llama-bench of a llama.cpp build (tools/build_peer.sh makes one)");
   }
   if (bench.run == bench::run_tasp) add_tasp_options(*command, options->bench.tasp);
+  if (bench.run == bench::run_flashoverlap)
+    command
+        ->add_option("--features", options->bench.overlap.features,
+                     "Products of 512 rows and 2048 columns with so many features on each rank")
+        ->delimiter(',')
+        ->default_str("those of real models")
+        ->check(CLI::Range(size_t{64}, size_t{1} << 17));
   if (bench.takes_load) add_load_options(*command, options->bench.serve);
   command->add_option("--threads", options->bench.threads, "Thread counts")
       ->delimiter(',')

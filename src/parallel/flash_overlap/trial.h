@@ -27,7 +27,7 @@ struct TuningRecord {
   std::vector<Trial> trials;
 };
 
-// All ranks together, with the same outcome on all. Takes some forty times what the product and its
+// All ranks together, with the same outcome on all. Takes some sixty times what the product and its
 // collective take. Ranks that are to use a plan of it check_agreement() first.
 TuningRecord tune(const OverlapCall& call, const TileGrid& grid, Collective collective,
                   const CoreSet& cores);
