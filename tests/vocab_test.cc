@@ -69,6 +69,28 @@ TEST_F(Vocabulary, a_profile_and_its_curve_are_written_the_same_each_time) {
   EXPECT_EQ(read_file(profile()), first);
 }
 
+TEST_F(Vocabulary, a_set_can_be_made_for_a_share_of_whole_answers) {
+  const std::string out = (folder_ / "whole.vocab.json").string();
+  const auto with = [&](const std::string& share, std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments = {
+        "calibrate", "vocab", model().string(), (folder_ / "data.jsonl").string(),
+        "-o",        out,     "--max-tokens",   "4",
+        "--context", "64",    "--threads",      "1",
+        "--answers", share};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_weft(arguments);
+  };
+  const Finished made = with("0.8");
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_NE(made.out.find("80 % of new answers whole"), std::string::npos) << made.out;
+  EXPECT_EQ(json::parse(read_file(out))["answers"], 0.8);
+  const Finished few = with("0.99");
+  EXPECT_NE(few.exit_code, 0);
+  EXPECT_NE(few.err.find("at least 99"), std::string::npos) << few.err;
+  EXPECT_NE(with("0.8", {"--size", "10"}).exit_code, 0) << "two ways of choosing the size";
+  EXPECT_NE(with("1.5").exit_code, 0);
+}
+
 TEST_F(Vocabulary, answers_of_calibrated_prompts_are_as_without) {
   const Finished off = generate({"--json"});
   ASSERT_EQ(off.exit_code, 0) << off.err;

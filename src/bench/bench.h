@@ -45,6 +45,11 @@ struct OverlapBenchOptions {
   std::vector<size_t> features = {};  // of a rank's shard: products of 512 rows, 2048 columns; else real ones
 };
 
+// Of `bench vocab` alone.
+struct VocabBenchOptions {
+  std::vector<std::string> only = {};  // parts, by name; none: all
+};
+
 struct BenchOptions {
   bool quick = false;  // under a minute on two cores
   std::vector<size_t> threads = {1, 2};
@@ -55,6 +60,7 @@ struct BenchOptions {
   std::filesystem::path trace = {};           // a timeline for chrome://tracing, of benches on ranks
   TaspBenchOptions tasp = {};
   OverlapBenchOptions overlap = {};
+  VocabBenchOptions vocab = {};
   StopToken stop;
 };
 

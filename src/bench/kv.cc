@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "bench/bench.h"
 #include "bench/kernel_tables.h"
 #include "bench/peer.h"
@@ -247,18 +248,40 @@ void bench_pause(const models::LanguageModel& model, const BenchOptions& options
   report.tables.push_back(std::move(table));
 }
 
-void bench_room(const models::LanguageModel& model, Report& report) {
+// What is in memory when one sequence has filled a pool of `capacity` tokens of 16 bit: of its
+// pool's blocks, and of the process.
+std::vector<Cell> fill(const models::LanguageModel& model, const KvPolicyOptions& policy,
+                       size_t capacity, size_t length) {
+  const size_t before = resident_memory().anonymous_bytes;
+  Sequence sequence(model, policy, capacity);
+  sequence.fill(length);
+  const size_t after = resident_memory().anonymous_bytes;
+  const auto mib = [](size_t bytes) { return cell(static_cast<double>(bytes) / (1 << 20), 1); };
+  return {mib(sequence.stored_bytes()), mib(after > before ? after - before : 0)};
+}
+
+// Plans, and sequences that fill them.
+void bench_room(const models::LanguageModel& model, const BenchOptions& options, Report& report) {
   const size_t layers = model.config().num_layers;
   const kernels::KvShape shape = model.kv_shape();
-  for (const size_t context : {size_t{8192}, size_t{16384}}) {
+  constexpr size_t kQuickContext = 8192;
+  for (const size_t context : {kQuickContext, size_t{16384}}) {
     const size_t bytes =
         layers * shape.page_bytes(kernels::KvFormat::kF16) * (context / kernels::kPageTokens);
     Table table{.name = fmt::format("what the bytes of {} tokens in 16 bit hold ({:.0f} MiB)",
                                     context, static_cast<double>(bytes) / (1 << 20)),
-                .columns = {"cache", "longest sequence", "of 16 bit", "sequences of 2048 tokens"},
+                .columns = {"cache", "longest sequence", "of 16 bit", "sequences of 2048 tokens",
+                            "filled: blocks, MiB", "process grew, MiB"},
                 .rows = {}};
     const auto sequences = [&](const text::KvPolicy& policy) {
       return cell(static_cast<double>(bytes / policy.block_bytes() / policy.peak_blocks(2048)), 0);
+    };
+    const auto add_filled = [&](const KvPolicyOptions& policy, size_t length) {
+      options.stop.throw_if_stopped();
+      const std::vector<Cell> cells = options.quick && context > kQuickContext
+                                          ? std::vector<Cell>(2, no_cell())
+                                          : fill(model, policy, context, length);
+      table.rows.back().insert(table.rows.back().end(), cells.begin(), cells.end());
     };
     const auto add = [&](const std::string& name, const text::KvPolicy& longest,
                          const text::KvPolicy& many) {
@@ -266,10 +289,12 @@ void bench_room(const models::LanguageModel& model, Report& report) {
           static_cast<double>(longest.max_length()) / static_cast<double>(context);
       table.rows.push_back({cell(name), cell(static_cast<double>(longest.max_length()), 0),
                             cell(multiple, 3), sequences(many)});
+      add_filled(longest.options(), longest.max_length());
       return multiple;
     };
     table.rows.push_back({cell("16 bit"), cell(static_cast<double>(context), 0), cell(1.0, 3),
                           cell(static_cast<double>(context) / 2048, 0)});
+    add_filled({}, context);
     for (const uint8_t bits : {8, 4, 2}) {
       const double multiple = add(fmt::format("progressive to {}", bits),
                                   {progressive(bits, bytes, 16 * context), layers, shape},
@@ -349,7 +374,7 @@ Report run_kv(const BenchOptions& options) {
   const auto model = models::load_language_model(formats::open_checkpoint(path), pool.cores());
   report.notes.push_back(
       fmt::format("{}; keys and values of the context are random.", path.filename().string()));
-  bench_room(*model, report);
+  bench_room(*model, options, report);
   bench_decode(*model, options, pool, report);
   if (peer) bench_peer(*peer, path, options, report);
   bench_pause(*model, options, pool, report);

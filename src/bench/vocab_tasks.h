@@ -15,7 +15,9 @@ struct VocabTask {
 };
 
 // Extraction from records, one-sentence summaries of passages (out of copyright), rewriting of
-// sentences, small sums with their steps, short Python functions.
+// sentences, small sums with their steps, short Python functions. No two prompts of a task are the
+// same; there are a thousand of each at least.
 std::vector<VocabTask> vocab_tasks(size_t prompts_per_task, uint64_t seed);
+std::vector<std::string> vocab_task_names();
 
 }  // namespace weft::bench

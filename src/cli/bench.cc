@@ -119,6 +119,14 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
     command->add_option("--peer", options->peer,
                         "llama-bench of a llama.cpp build (tools/build_peer.sh makes one)");
   }
+  if (bench.run == bench::run_vocab)
+    command
+        ->add_option(
+            "--only", options->bench.vocab.only,
+            "Of the parts, those with these names: memory, tasks (or one of them: extraction, "
+            "summary, rewriting, maths, code), head, decode, drafts, first-token")
+        ->delimiter(',')
+        ->type_name("NAME");
   if (bench.run == bench::run_tasp) add_tasp_options(*command, options->bench.tasp);
   if (bench.run == bench::run_flashoverlap)
     command

@@ -1,5 +1,6 @@
 #include "text/vocabtailor/calibrate_vocab.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -123,11 +124,24 @@ void print(const text::Calibration& result, const Options& options) {
   fmt::print("{} documents; prompts bring {:.0f} % of their answers' tokens\n\n"
              "  size  steps covered  answers without a miss  mass mean  mass p1   (held out)\n",
              p.documents, 100 * result.overlap);
-  for (const text::CoveragePoint& c : p.curve)
+  double whole = 0;
+  for (const text::CoveragePoint& c : p.curve) {
+    const bool written = c.size == p.ids.size();
+    if (written) whole = c.documents_without_miss;
     fmt::print("{:6}  {:12.2f}%  {:21.1f}%  {:9.4f}  {:7.4f}{}\n", c.size, 100 * c.step_coverage,
                100 * c.documents_without_miss, c.mass_mean, c.mass_p1,
-               c.size == p.ids.size() ? "  <- written" : "");
-  if (result.reached)
+               written ? "  <- written" : "");
+  }
+  if (options.calibrate.answers > 0)
+    fmt::print(
+        "\n{} of {} tokens {} {:.4g} % of new answers whole: answers have needed {} of them "
+        "so far.\nOf {} prompts, each held out in turn, {:.1f} % have a whole answer.{}\n",
+        p.ids.size(), p.vocab_size,
+        result.reached ? "keep" : "are the most that are gathered; they do not keep",
+        100 * options.calibrate.answers,
+        std::count_if(p.df.begin(), p.df.end(), [](uint32_t df) { return df > 0; }), result.tried,
+        100 * whole, result.reached ? "" : " Use --vocab-mode draft, or ask for less.");
+  else if (result.reached)
     fmt::print("\nThe smallest set with {:.0f} % of the held-out answers whole has {} tokens "
                "(--size {}).\n",
                100 * options.calibrate.target, result.recommended_size, result.recommended_size);
@@ -147,6 +161,7 @@ void calibrate(Options& options, StopToken stop) {
   std::vector<std::vector<text::Token>> prompts;
   for (const Example& example : examples) prompts.push_back(encode(loaded.model, example));
   const CoreSet cores = loaded.pool->cores();
+  if (options.calibrate.answers > 0) options.answers.runner_ups = text::kRunnerUps;
   std::vector<text::TaskDocument> documents;
   if (options.given_outputs) {
     documents = given_answers(loaded.model, examples, prompts);
@@ -204,6 +219,14 @@ void add_calibrate_vocab(CLI::App& parent, StopToken stop) {
       ->check(CLI::Range(0.0, 1e6));
   command->add_option("--size", options->calibrate.size, "Of the set, instead of a tolerance")
       ->check(CLI::Range(size_t{1}, size_t{1} << 24));
+  command
+      ->add_option(
+          "--answers", options->calibrate.answers,
+          "Share of new answers to keep whole, such as 0.99: as many tokens as that takes, "
+          "more than were seen, instead of a tolerance or size")
+      ->check(CLI::Range(0.5, 0.9999))
+      ->excludes("--tolerance")
+      ->excludes("--size");
   command->add_option("--target", options->calibrate.target,
                       "Share of held-out answers without a miss, for the recommended size")
       ->capture_default_str()
@@ -229,7 +252,7 @@ void add_calibrate_vocab(CLI::App& parent, StopToken stop) {
   command->add_flag("--outputs-given", options->given_outputs,
                     "Count the data's outputs instead of the model's own answers");
   add_engine_options(*command, options->model, stop);
-  command->footer("Example: weft calibrate vocab model.gguf questions.jsonl --samples 2");
+  command->footer("Example: weft calibrate vocab model.gguf questions.jsonl --answers 0.99");
   command->callback([options, stop] { calibrate(*options, stop); });
 }
 

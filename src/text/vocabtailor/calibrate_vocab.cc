@@ -2,28 +2,36 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <optional>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "text/kv_cache.h"
+#include "text/vocabtailor/token_order.h"
+#include "text/vocabtailor/vocab_set.h"
 
 namespace weft::text {
 namespace {
 
+using Size = size_t;  // of the static set: so many of the order's first tokens
+
 // One step of a held-out answer under the whole head.
 struct Step {
   size_t document = 0;
-  size_t best_level = 0;           // the smallest size of the curve that has the best token
-  std::vector<double> mass;        // probability of the set, of each size
-  double top_in_set = 0;           // best probability within the chosen set, renormalised
+  Size best_needs = 0;       // the smallest size that has the best token
+  std::vector<double> mass;  // probability of the set, of each size of the curve
+  double top_in_set = 0;     // best probability within the chosen set, renormalised
   double entropy_in_set = 0;
-  bool miss = false;               // the best token is not in the chosen set
+  bool miss = false;  // the best token is not in the chosen set
 };
 
-// Sizes of the static set to look at, ascending; the chosen one is among them.
-std::vector<size_t> curve_sizes(size_t all, size_t chosen) {
-  std::vector<size_t> sizes = {0, chosen, all};
-  for (size_t size = 32; size < all; size *= 2) {
+// Sizes of the static set to look at, ascending; the chosen one and all of the counted ones are
+// among them.
+std::vector<Size> curve_sizes(Size all, Size counted, Size chosen) {
+  std::vector<Size> sizes = {0, counted, chosen, all};
+  for (Size size = 32; size < all; size *= 2) {
     sizes.push_back(size);
     if (size + size / 2 < all) sizes.push_back(size + size / 2);
   }
@@ -32,21 +40,19 @@ std::vector<size_t> curve_sizes(size_t all, size_t chosen) {
   return sizes;
 }
 
-// Replays held-out answers through the whole head.
+Token best_of(std::span<const float> logits) {
+  return static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Reads answers again and shows the whole head's logits of each of their steps.
 class Replay {
  public:
-  Replay(const TextModel& model, std::span<const TokenCount> ranked, std::vector<size_t> sizes,
-         size_t chosen, const CoreSet& cores)
-      : model_(model), ranked_(ranked), sizes_(std::move(sizes)), cores_(cores),
-        workspace_(model.model().make_workspace()),
-        required_(required_tokens(model.tokenizer(), model.chat_template_text())) {
-    chosen_level_ = static_cast<size_t>(
-        std::find(sizes_.begin(), sizes_.end(), chosen) - sizes_.begin());
-  }
+  Replay(const TextModel& model, const CoreSet& cores)
+      : model_(model), cores_(cores), workspace_(model.model().make_workspace()) {}
 
-  void add(const TaskDocument& document, size_t index, std::vector<Step>& steps) {
+  template <typename Visit>  // visit(std::span<const float> logits), step by step
+  void run(const TaskDocument& document, Visit&& visit) {
     if (document.answer.empty()) return;
-    set_levels(document);
     std::vector<Token> tokens = document.prompt;
     tokens.insert(tokens.end(), document.answer.begin(), document.answer.end());
     tokens.pop_back();  // nothing follows it
@@ -68,39 +74,47 @@ class Replay {
                                               .hidden = hidden}};
       model_.model().forward(input, cache, nullptr, *workspace_, cores_);
       const size_t skip = first > at ? std::min(first - at, piece.size()) : 0;
-      for (size_t row = skip; row < piece.size(); row += kHeadRows)
-        head(hidden + row * c.hidden_size, std::min(kHeadRows, piece.size() - row), index, steps);
+      for (size_t row = skip; row < piece.size(); row += kHeadRows) {
+        const size_t rows = std::min(kHeadRows, piece.size() - row);
+        float* const logits = logits_.need(kHeadRows * c.vocab_size);
+        model_.model().head(hidden + row * c.hidden_size, rows, logits, *workspace_, cores_);
+        for (size_t r = 0; r < rows; ++r)
+          visit(std::span<const float>(logits + r * c.vocab_size, c.vocab_size));
+      }
     }
   }
 
  private:
   static constexpr size_t kPieceTokens = 256, kHeadRows = 8;
 
-  // The smallest size of the curve at which the document's set has each token; sizes_.size(): none.
-  void set_levels(const TaskDocument& document) {
-    levels_.assign(model_.model().config().vocab_size, static_cast<uint32_t>(sizes_.size()));
-    for (size_t rank = 0; rank < ranked_.size(); ++rank) {
-      const auto level = std::upper_bound(sizes_.begin(), sizes_.end(), rank) - sizes_.begin();
-      levels_[ranked_[rank].id] = static_cast<uint32_t>(level);
-    }
-    for (const uint32_t id : required_) levels_[id] = 0;
+  const TextModel& model_;
+  const CoreSet& cores_;
+  std::unique_ptr<models::Workspace> workspace_;
+  Scratch<float> hidden_, logits_;
+};
+
+// How sizes of the set do at one step.
+class Curve {
+ public:
+  Curve(const OrderedSizes& order, std::vector<Size> sizes, Size chosen, size_t vocab_size)
+      : order_(order), sizes_(std::move(sizes)), static_levels_(vocab_size) {
+    chosen_level_ = level_of(chosen);
+    for (size_t id = 0; id < vocab_size; ++id)
+      static_levels_[id] =
+          static_cast<uint32_t>(level_of(order_.size_with(static_cast<Token>(id))));
+  }
+
+  void begin(const TaskDocument& document) {
+    levels_ = static_levels_;
     for (const Token token : document.prompt) levels_[static_cast<size_t>(token)] = 0;
   }
 
-  void head(const float* hidden, size_t num_rows, size_t document, std::vector<Step>& steps) {
-    const size_t vocab_size = levels_.size();
-    float* const logits = logits_.need(kHeadRows * vocab_size);
-    model_.model().head(hidden, num_rows, logits, *workspace_, cores_);
-    for (size_t row = 0; row < num_rows; ++row)
-      steps.push_back(look_at({logits + row * vocab_size, vocab_size}, document));
-  }
-
   Step look_at(std::span<const float> logits, size_t document) const {
-    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    const auto best = static_cast<size_t>(best_of(logits));
     Step step{.document = document,
-              .best_level = levels_[static_cast<size_t>(best)],
+              .best_needs = levels_[best] == 0 ? 0 : order_.size_with(static_cast<Token>(best)),
               .mass = std::vector<double>(sizes_.size() + 1)};
-    const float max = logits[static_cast<size_t>(best)];
+    const float max = logits[best];
     float best_in_set = -INFINITY;
     double weighted = 0;  // of those in the chosen set: sum of weight * (logit - max)
     for (size_t v = 0; v < logits.size(); ++v) {
@@ -117,45 +131,58 @@ class Replay {
     step.top_in_set = in_set > 0 ? std::exp(double{best_in_set}) / in_set : 0;
     step.entropy_in_set = in_set > 0 ? std::log(in_set) - weighted / in_set : 0;
     for (double& mass : step.mass) mass /= all;
-    step.miss = step.best_level > chosen_level_;
+    step.miss = levels_[best] > chosen_level_;
     return step;
   }
 
-  const TextModel& model_;
-  std::span<const TokenCount> ranked_;
-  std::vector<size_t> sizes_;
-  const CoreSet& cores_;
-  std::unique_ptr<models::Workspace> workspace_;
-  std::vector<uint32_t> required_;
+ private:
+  size_t level_of(Size size) const {
+    return static_cast<size_t>(std::lower_bound(sizes_.begin(), sizes_.end(), size) -
+                               sizes_.begin());
+  }
+
+  const OrderedSizes& order_;
+  std::vector<Size> sizes_;
   size_t chosen_level_ = 0;
-  std::vector<uint32_t> levels_;
-  Scratch<float> hidden_, logits_;
+  // Of each token, the first size of the curve that has it: without and with a prompt's.
+  std::vector<uint32_t> static_levels_, levels_;
 };
 
-CoveragePoint point_of(const std::vector<Step>& steps, size_t level, size_t size) {
+// The best token of a step of a held-out answer, and the smallest size that has it.
+struct Need {
+  size_t document = 0;
+  Size size = 0;
+};
+
+// needs: document by document.
+CoveragePoint point_of(std::span<const Need> needs, Size size) {
   CoveragePoint point{.size = size};
-  std::vector<double> mass;
   size_t covered = 0, documents = 0, clean = 0;
-  for (size_t i = 0; i < steps.size();) {
-    const size_t document = steps[i].document;
+  for (size_t i = 0; i < needs.size();) {
+    const size_t document = needs[i].document;
     bool no_miss = true;
-    for (; i < steps.size() && steps[i].document == document; ++i) {
-      const bool in = steps[i].best_level <= level;
+    for (; i < needs.size() && needs[i].document == document; ++i) {
+      const bool in = needs[i].size <= size;
       covered += in ? 1 : 0;
       no_miss = no_miss && in;
-      mass.push_back(steps[i].mass[level]);
     }
     ++documents;
     clean += no_miss ? 1 : 0;
   }
-  if (steps.empty()) return point;
-  std::sort(mass.begin(), mass.end());
-  point.step_coverage = static_cast<double>(covered) / static_cast<double>(steps.size());
+  if (needs.empty()) return point;
+  point.step_coverage = static_cast<double>(covered) / static_cast<double>(needs.size());
   point.documents_without_miss = static_cast<double>(clean) / static_cast<double>(documents);
+  return point;
+}
+
+void add_mass(std::span<const Step> steps, size_t level, CoveragePoint& point) {
+  if (steps.empty()) return;
+  std::vector<double> mass;
+  for (const Step& step : steps) mass.push_back(step.mass[level]);
+  std::sort(mass.begin(), mass.end());
   point.mass_mean =
       std::accumulate(mass.begin(), mass.end(), 0.0) / static_cast<double>(mass.size());
   point.mass_p1 = mass[mass.size() / 100];
-  return point;
 }
 
 // The lowest bound on the best token's probability that catches nine misses in ten, as far as at most
@@ -197,6 +224,27 @@ void choose_signals(const std::vector<Step>& steps, Calibration& out) {
 
 }  // namespace
 
+namespace {
+
+// A step's likeliest tokens, and the one that was said.
+void add_plausible(const Sampled& sampled, std::vector<float>& plausible) {
+  bool said = false;
+  for (const TokenLogprob& top : sampled.top) {
+    plausible[static_cast<size_t>(top.token)] += std::exp(top.logprob);
+    said = said || top.token == sampled.token;
+  }
+  if (!said) plausible[static_cast<size_t>(sampled.token)] += std::exp(sampled.logprob);
+}
+
+std::vector<TokenShare> above_zero(std::span<const float> plausible) {
+  std::vector<TokenShare> out;
+  for (size_t id = 0; id < plausible.size(); ++id)
+    if (plausible[id] > 0) out.push_back({static_cast<Token>(id), plausible[id]});
+  return out;
+}
+
+}  // namespace
+
 std::vector<TaskDocument> answer_prompts(const TextModel& model,
                                          std::span<const std::vector<Token>> prompts,
                                          const AnswerOptions& options, const CoreSet& cores,
@@ -205,6 +253,7 @@ std::vector<TaskDocument> answer_prompts(const TextModel& model,
   std::vector<TaskDocument> out(count);
   const auto decoder = model.make_decoder(
       cores, {.capacity_tokens = options.batch * model.context_length(), .keep_prefixes = true});
+  std::map<RequestId, std::vector<float>> plausible;  // of the running ones, by id of the token
   size_t started = 0, running = 0, done = 0;
   while (done < count) {
     stop.throw_if_stopped();
@@ -215,22 +264,247 @@ std::vector<TaskDocument> answer_prompts(const TextModel& model,
                                .sampling = {.temperature = round == 0 ? 0 : options.temperature,
                                             .seed = options.seed},
                                .random_stream = round,
-                               .max_tokens = options.max_tokens});
+                               .max_tokens = options.max_tokens,
+                               .want_logprobs = options.runner_ups > 0,
+                               .num_top_logprobs = options.runner_ups});
+      if (options.runner_ups > 0) plausible[started].resize(model.model().config().vocab_size);
     }
     std::vector<RequestId> ended;
     for (const DecodedToken& decoded : decoder->step({})) {
       if (decoded.error) throw *decoded.error;
       out[decoded.request].answer.push_back(decoded.sampled.token);
+      if (options.runner_ups > 0) add_plausible(decoded.sampled, plausible[decoded.request]);
       if (decoded.last || model.tokenizer().is_end(decoded.sampled.token))
         ended.push_back(decoded.request);
     }
-    for (const RequestId id : ended) decoder->finish(id);
+    for (const RequestId id : ended) {
+      decoder->finish(id);
+      if (options.runner_ups == 0) continue;
+      out[id].plausible = above_zero(plausible[id]);
+      plausible.erase(id);
+    }
     running -= ended.size();
     done += ended.size();
     if (progress) progress(done, count);
   }
   return out;
 }
+
+namespace {
+
+// The prompts, cut into parts of which one at a time can be held out.
+struct Parts {
+  size_t count = 0;
+  std::vector<size_t> of;        // of each prompt; those that are the same go together
+  std::vector<uint8_t> repeats;  // it came before
+};
+
+Parts cut(std::span<const TaskDocument> prompts, size_t count) {
+  Parts parts;
+  parts.count = count;
+  std::map<std::vector<Token>, size_t> seen;
+  for (const TaskDocument& document : prompts) {
+    const auto [known, is_new] = seen.try_emplace(document.prompt, seen.size());
+    parts.of.push_back(known->second % count);
+    parts.repeats.push_back(is_new ? 0 : 1);
+  }
+  return parts;
+}
+
+// Calibrating one task's documents.
+class Task {
+ public:
+  Task(const TextModel& model, std::span<const TaskDocument> documents, size_t num_prompts,
+       const CalibrateOptions& options, const CoreSet& cores, StopToken stop,
+       const ProgressFn& progress)
+      : model_(model),
+        documents_(documents),
+        num_prompts_(num_prompts),
+        options_(options),
+        cores_(cores),
+        stop_(stop),
+        progress_(progress),
+        vocab_size_(model.model().config().vocab_size),
+        required_(required_tokens(model.tokenizer(), model.chat_template_text())),
+        parts_(cut(documents.first(num_prompts),
+                   static_cast<size_t>(std::max(2.0, std::round(1 / options.held_out_share))))) {}
+
+  // The set by tolerance or size, from all parts but the last, which tells how it does.
+  Calibration by_tolerance() {
+    const std::vector<TaskDocument> counted = without(parts_.count - 1);
+    const std::vector<TokenCount> ranked = count(counted);
+    Size chosen = drop_rarest(ranked, options_.tolerance, counted.size()).size();
+    if (options_.size != 0) chosen = std::min(options_.size, ranked.size());
+    std::vector<uint32_t> order;
+    for (const TokenCount& token : ranked) order.push_back(token.id);
+    const OrderedSizes sizes(order, required_, vocab_size_);
+    Calibration out;
+    out.overlap = overlap_with_prompts(counted);
+    out.profile.tolerance = options_.tolerance;
+    const std::vector<Size> curve = curve_sizes(ranked.size(), ranked.size(), chosen);
+    const std::vector<Step> steps = replay_last_part(sizes, curve, chosen);
+    std::vector<Need> needs;
+    for (const Step& step : steps) needs.push_back({step.document, step.best_needs});
+    draw_curve(curve, needs, steps, out);
+    write(order, ranked, chosen, counted.size(), out);
+    return out;
+  }
+
+  // The set that keeps a share of new answers whole: from all parts, and as large as each part's
+  // answers ask for when the others alone have made the order.
+  Calibration by_answers() {
+    std::vector<Need> needs;
+    std::vector<Size> needed;
+    for (size_t part = 0; part < parts_.count; ++part) {
+      const OrderedSizes sizes(order_without(part), required_, vocab_size_);
+      for (size_t i = 0; i < num_prompts_; ++i) {
+        if (parts_.of[i] != part || parts_.repeats[i] != 0) continue;
+        const TaskDocument& document = documents_[i];
+        const std::unordered_set<Token> given(document.prompt.begin(), document.prompt.end());
+        Size most = 0;
+        for (const Token token : document.answer) {
+          needs.push_back({i, given.contains(token) ? 0 : sizes.size_with(token)});
+          most = std::max(most, needs.back().size);
+        }
+        needed.push_back(most);
+      }
+    }
+    const std::optional<Size> wanted = size_for_answers(needed, options_.answers);
+    if (!wanted)
+      fail(ErrorKind::kInvalidInput,
+           "{} different prompts are too few to keep {:.4g} % of new answers whole: give at least "
+           "{}, "
+           "or ask for less",
+           needed.size(), 100 * options_.answers, fewest_answers(options_.answers));
+    Calibration out;
+    out.reached = *wanted <= largest();
+    const Size chosen = std::min(*wanted, largest());
+    out.recommended_size = chosen;
+    out.tried = needed.size();
+    out.overlap = overlap_with_prompts(documents_);
+    out.profile.answers = options_.answers;
+    const std::vector<TokenCount> ranked = count(documents_.first(num_prompts_));
+    const std::vector<uint32_t> all = order_without(parts_.count);  // which is none
+    const OrderedSizes without_last(order_without(parts_.count - 1), required_, vocab_size_);
+    const std::vector<Size> curve =
+        curve_sizes(largest(), std::min(ranked.size(), largest()), chosen);
+    draw_curve(curve, needs, replay_last_part(without_last, curve, chosen), out);
+    write(all, ranked, chosen, documents_.size(), out);
+    return out;
+  }
+
+ private:
+  std::vector<TaskDocument> without(size_t part) const {
+    std::vector<TaskDocument> out;
+    for (size_t i = 0; i < documents_.size(); ++i)
+      if (parts_.of[i % num_prompts_] != part) out.push_back(documents_[i]);
+    return out;
+  }
+
+  std::vector<TokenCount> count(std::span<const TaskDocument> documents) const {
+    std::vector<TokenCount> ranked = count_needed_tokens(documents, model_.tokenizer());
+    if (options_.scripts.empty()) return ranked;
+    return keep_scripts(std::move(ranked), options_.scripts, model_.tokenizer());
+  }
+
+  // From the answers to all prompts but a part's: what the greedy ones said, then what was
+  // plausible there or in the samples. (What a sample said is as likely again as its probability
+  // tells.)
+  std::vector<uint32_t> order_without(size_t part) const {
+    std::vector<TaskDocument> greedy;
+    std::vector<float> plausible(vocab_size_);
+    for (size_t i = 0; i < documents_.size(); ++i) {
+      if (parts_.of[i % num_prompts_] == part) continue;
+      if (i < num_prompts_) greedy.push_back(documents_[i]);
+      for (const TokenShare& share : documents_[i].plausible)
+        plausible[static_cast<size_t>(share.token)] += share.probability;
+    }
+    std::vector<uint32_t> ids = order_tokens(count(greedy), plausible, model_.tokenizer());
+    if (options_.scripts.empty()) return ids;
+    std::vector<TokenCount> tokens;
+    for (const uint32_t id : ids) tokens.push_back({.id = id});
+    ids.clear();
+    for (const TokenCount& token :
+         keep_scripts(std::move(tokens), options_.scripts, model_.tokenizer()))
+      ids.push_back(token.id);
+    return ids;
+  }
+
+  // Of a static set that requests will gather: with the required tokens and a prompt's.
+  Size largest() const {
+    size_t longest_prompt = 0;
+    for (const TaskDocument& document : documents_)
+      longest_prompt = std::max(longest_prompt, document.prompt.size());
+    const auto most = static_cast<size_t>(kLargestSetShare * static_cast<double>(vocab_size_));
+    const size_t others = required_.size() + longest_prompt;
+    return most > others ? most - others : 0;
+  }
+
+  // Greedy answers alone: those are what a miss changes.
+  std::vector<Step> replay_last_part(const OrderedSizes& sizes,
+                                     const std::vector<Size>& curve_sizes, Size chosen) {
+    Replay replay(model_, cores_);
+    Curve curve(sizes, curve_sizes, chosen, vocab_size_);
+    std::vector<Step> steps;
+    const auto total =
+        static_cast<size_t>(std::count(parts_.of.begin(), parts_.of.end(), parts_.count - 1));
+    size_t done = 0;
+    for (size_t i = 0; i < num_prompts_; ++i) {
+      if (parts_.of[i] != parts_.count - 1) continue;
+      stop_.throw_if_stopped();
+      curve.begin(documents_[i]);
+      replay.run(documents_[i],
+                 [&](std::span<const float> logits) { steps.push_back(curve.look_at(logits, i)); });
+      if (progress_) progress_(++done, total);
+    }
+    return steps;
+  }
+
+  void draw_curve(const std::vector<Size>& sizes, std::span<const Need> needs,
+                  const std::vector<Step>& steps, Calibration& out) const {
+    for (size_t level = 0; level < sizes.size(); ++level) {
+      CoveragePoint point = point_of(needs, sizes[level]);
+      add_mass(steps, level, point);
+      out.profile.curve.push_back(point);
+      if (options_.answers > 0 || out.reached || point.documents_without_miss < options_.target)
+        continue;
+      out.reached = true;
+      out.recommended_size = sizes[level];
+    }
+    choose_signals(steps, out);
+  }
+
+  void write(std::span<const uint32_t> order, std::span<const TokenCount> ranked, Size chosen,
+             size_t num_documents, Calibration& out) const {
+    VocabProfile& profile = out.profile;
+    profile.name = options_.name;
+    profile.source = options_.source;
+    profile.tokenizer = tokenizer_hash(model_.tokenizer());
+    profile.vocab_size = vocab_size_;
+    profile.documents = num_documents;
+    std::map<uint32_t, uint32_t> df;  // by id
+    for (const uint32_t id : order.first(chosen)) df[id] = 0;
+    for (const TokenCount& token : ranked)
+      if (const auto kept = df.find(token.id); kept != df.end()) kept->second = token.df;
+    for (const auto& [id, documents] : df) {
+      profile.ids.push_back(id);
+      profile.df.push_back(documents);
+    }
+  }
+
+  const TextModel& model_;
+  std::span<const TaskDocument> documents_;
+  size_t num_prompts_;
+  const CalibrateOptions& options_;
+  const CoreSet& cores_;
+  StopToken stop_;
+  const ProgressFn& progress_;
+  size_t vocab_size_;
+  std::vector<uint32_t> required_;
+  Parts parts_;
+};
+
+}  // namespace
 
 Calibration calibrate_vocab(const TextModel& model, std::span<const TaskDocument> documents,
                             size_t num_prompts, const CalibrateOptions& options,
@@ -239,52 +513,11 @@ Calibration calibrate_vocab(const TextModel& model, std::span<const TaskDocument
   if (num_prompts < kFewest)
     fail(ErrorKind::kInvalidInput, "{} documents are too few to learn from and to hold some out: "
          "give at least {}", num_prompts, kFewest);
-  const auto every = static_cast<size_t>(std::max(2.0, std::round(1 / options.held_out_share)));
-  std::vector<TaskDocument> counted, held_out;
-  for (size_t i = 0; i < documents.size(); ++i) {
-    if (i % num_prompts % every != every - 1)
-      counted.push_back(documents[i]);
-    else if (i < num_prompts)  // greedy answers alone: those are what a miss changes
-      held_out.push_back(documents[i]);
-  }
-  std::vector<TokenCount> ranked = count_needed_tokens(counted, model.tokenizer());
-  if (!options.scripts.empty())
-    ranked = keep_scripts(std::move(ranked), options.scripts, model.tokenizer());
-  size_t chosen = drop_rarest(ranked, options.tolerance, counted.size()).size();
-  if (options.size != 0) chosen = std::min(options.size, ranked.size());
-
-  Calibration out;
-  out.overlap = overlap_with_prompts(counted);
-  const std::vector<size_t> sizes = curve_sizes(ranked.size(), chosen);
-  Replay replay(model, ranked, sizes, chosen, cores);
-  std::vector<Step> steps;
-  for (size_t i = 0; i < held_out.size(); ++i) {
-    stop.throw_if_stopped();
-    replay.add(held_out[i], i, steps);
-    if (progress) progress(i + 1, held_out.size());
-  }
-  VocabProfile& profile = out.profile;
-  for (size_t level = 0; level < sizes.size(); ++level) {
-    profile.curve.push_back(point_of(steps, level, sizes[level]));
-    if (out.reached || profile.curve.back().documents_without_miss < options.target) continue;
-    out.reached = true;
-    out.recommended_size = sizes[level];
-  }
-  choose_signals(steps, out);
-  profile.name = options.name;
-  profile.source = options.source;
-  profile.tokenizer = tokenizer_hash(model.tokenizer());
-  profile.vocab_size = model.model().config().vocab_size;
-  profile.documents = counted.size();
-  profile.tolerance = options.tolerance;
-  std::vector<TokenCount> kept(ranked.begin(), ranked.begin() + static_cast<ptrdiff_t>(chosen));
-  std::sort(kept.begin(), kept.end(),
-            [](const TokenCount& a, const TokenCount& b) { return a.id < b.id; });
-  for (const TokenCount& count : kept) {
-    profile.ids.push_back(count.id);
-    profile.df.push_back(count.df);
-  }
-  return out;
+  if (!(options.answers >= 0 && options.answers < 1))
+    fail(ErrorKind::kInvalidInput,
+         "a share of {} of all answers cannot be promised: ask for less than 1", options.answers);
+  Task task(model, documents, num_prompts, options, cores, stop, progress);
+  return options.answers > 0 ? task.by_answers() : task.by_tolerance();
 }
 
 }  // namespace weft::text

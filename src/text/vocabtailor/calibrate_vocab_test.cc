@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
+
 #include "base/error.h"
 #include "text/test_model.h"
 
@@ -68,6 +71,69 @@ TEST(calibrate_vocab, coverage_grows_with_the_set_and_tells_what_answers_will_do
   }
   EXPECT_DOUBLE_EQ(static_cast<double>(identical) / static_cast<double>(held_out),
                    whole.documents_without_miss);
+}
+
+TEST(calibrate_vocab, a_set_for_whole_answers_is_the_same_each_time_and_holds_what_was_promised) {
+  const auto all = prompts();
+  const auto make = [&](size_t threads, size_t batch) {
+    ThreadPool pool(threads);
+    const auto documents = answer_prompts(
+        model(), all, {.max_tokens = 6, .samples = 1, .batch = batch, .runner_ups = kRunnerUps},
+        pool.cores());
+    return calibrate_vocab(model(), documents, all.size(), {.answers = 0.95}, pool.cores());
+  };
+  const Calibration made = make(1, 8);
+  EXPECT_EQ(to_json(made.profile), to_json(make(2, 3).profile));
+  EXPECT_EQ(made.tried, all.size());
+  const VocabProfile& profile = made.profile;
+  ASSERT_EQ(made.recommended_size, profile.ids.size());
+  const auto at = std::find_if(profile.curve.begin(), profile.curve.end(),
+                               [&](const auto& point) { return point.size == profile.ids.size(); });
+  ASSERT_NE(at, profile.curve.end());
+  if (made.reached)
+    EXPECT_GE(at->documents_without_miss, 0.95);
+  else
+    EXPECT_LT(at->documents_without_miss, 0.95);
+  const VocabProfile read = parse_profile(to_json(profile), "made");
+  EXPECT_EQ(read.answers, 0.95);
+  EXPECT_EQ(to_json(read), to_json(profile));
+  // More than was said: the rest is what was plausible.
+  EXPECT_GT(std::count(profile.df.begin(), profile.df.end(), 0u), 0);
+}
+
+TEST(calibrate_vocab, runner_ups_are_probabilities_of_what_might_have_been_said) {
+  const auto all = prompts();
+  const std::vector<TaskDocument> documents =
+      answer_prompts(model(), std::span(all).first(4),
+                     {.max_tokens = 5, .samples = 1, .runner_ups = 3}, CoreSet());
+  ASSERT_EQ(documents.size(), 8u);
+  for (const TaskDocument& document : documents) {
+    double sum = 0;
+    for (const TokenShare& share : document.plausible) sum += share.probability;
+    EXPECT_LE(sum, static_cast<double>(document.answer.size()) * (1 + 1e-5));
+    for (const Token said : document.answer)
+      EXPECT_TRUE(std::any_of(document.plausible.begin(), document.plausible.end(),
+                              [&](const TokenShare& share) { return share.token == said; }));
+  }
+  // Three runner-ups at most of each step of a greedy answer, the one that was said among them.
+  EXPECT_LE(documents[0].plausible.size(), 3 * documents[0].answer.size());
+}
+
+TEST(calibrate_vocab, a_promise_needs_different_prompts) {
+  const auto all = prompts();
+  std::vector<std::vector<Token>> repeated;
+  for (size_t i = 0; i < 24; ++i) repeated.push_back(all[i % 8]);
+  const auto documents = answer_prompts(model(), repeated, {.max_tokens = 2}, CoreSet());
+  try {
+    calibrate_vocab(model(), documents, repeated.size(), {.answers = 0.9}, CoreSet());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("8 different prompts"), std::string::npos)
+        << error.what();
+    EXPECT_NE(std::string(error.what()).find("at least 9"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(calibrate_vocab(model(), documents, repeated.size(), {.answers = 1}, CoreSet()),
+               Error);
 }
 
 TEST(calibrate_vocab, needs_some_documents) {

@@ -15,8 +15,16 @@ namespace weft::text {
 
 using Token = int32_t;
 
+struct TokenShare {
+  Token token = 0;
+  float probability = 0;
+};
+
 struct TaskDocument {
   std::vector<Token> prompt, answer;
+  // What the model might have said in the answer's place: probabilities, summed over its steps. By
+  // id.
+  std::vector<TokenShare> plausible = {};
 };
 
 struct TokenCount {

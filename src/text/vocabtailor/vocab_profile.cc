@@ -100,6 +100,7 @@ VocabProfile parse_profile(std::string_view text, const std::string& name) {
   profile.vocab_size = static_cast<size_t>(need_number(json, "vocab_size", name, kLargestVocabulary));
   profile.documents = static_cast<size_t>(need_number(json, "documents", name, 1e12));
   profile.tolerance = need_number(json, "tolerance", name, 1e9);
+  if (json.contains("answers")) profile.answers = need_number(json, "answers", name, 1);
   profile.ids = need_counts(json, "ids", name, profile.vocab_size);
   profile.df = need_counts(json, "df", name, UINT32_MAX);
   for (size_t i = 1; i < profile.ids.size(); ++i)
@@ -129,7 +130,7 @@ std::string to_json(const VocabProfile& p) {
                      {"documents_without_miss", rounded(point.documents_without_miss)},
                      {"mass_mean", rounded(point.mass_mean)},
                      {"mass_p1", rounded(point.mass_p1)}});
-  const nlohmann::ordered_json json = {
+  nlohmann::ordered_json json = {
       {"format", kFormat},
       {"version", 1},
       {"name", p.name},
@@ -144,6 +145,7 @@ std::string to_json(const VocabProfile& p) {
       {"curve", std::move(curve)},
       {"ids", p.ids},
       {"df", p.df}};
+  if (p.answers > 0) json["answers"] = rounded(p.answers);
   return json.dump() + "\n";
 }
 

@@ -1,10 +1,11 @@
 // A task's static set of tokens, with what it was made from: a JSON file.
 //
 //   {"format": "weft vocabulary profile", "version": 1, "name": "extraction",
-//    "tokenizer": "<hash>", "vocab_size": 49152, "source": "...", "documents": 400, "tolerance": 0.01,
-//    "ids": [ascending], "df": [of each id: documents whose answer needs it, prompt lacking it],
-//    "verify": {"least_top_probability": 0.4, "most_entropy": 3.0},
-//    "curve": [{"size", "step_coverage", "documents_without_miss", "mass_mean", "mass_p1"}]}
+//    "tokenizer": "<hash>", "vocab_size": 49152, "source": "...", "documents": 400, "tolerance":
+//    0.01, "ids": [ascending], "df": [of each id: documents whose answer needs it, prompt lacking
+//    it], "verify": {"least_top_probability": 0.4, "most_entropy": 3.0}, "curve": [{"size",
+//    "step_coverage", "documents_without_miss", "mass_mean", "mass_p1"}], "answers": 0.99 (where
+//    the set was made for that share of whole answers)}
 #pragma once
 
 #include <cstddef>
@@ -36,6 +37,7 @@ struct VocabProfile {
   std::string name, tokenizer, source;
   size_t vocab_size = 0, documents = 0;
   double tolerance = 0;
+  double answers = 0;  // share of new answers that the set was to hold whole; 0: made by tolerance
   std::vector<uint32_t> ids, df;
   VerifySignals verify;
   std::vector<CoveragePoint> curve;
