@@ -222,10 +222,6 @@ void choose_signals(const std::vector<Step>& steps, Calibration& out) {
     out.miss_recall = static_cast<double>(caught) / static_cast<double>(missed.size());
 }
 
-}  // namespace
-
-namespace {
-
 // A step's likeliest tokens, and the one that was said.
 void add_plausible(const Sampled& sampled, std::vector<float>& plausible) {
   bool said = false;
@@ -373,21 +369,19 @@ class Task {
     if (!wanted)
       fail(ErrorKind::kInvalidInput,
            "{} different prompts are too few to keep {:.4g} % of new answers whole: give at least "
-           "{}, "
-           "or ask for less",
+           "{}, or ask for less",
            needed.size(), 100 * options_.answers, fewest_answers(options_.answers));
+    const std::vector<uint32_t> all = order_without(parts_.count);  // which is none
+    const Size most = std::min(largest(), all.size()), chosen = std::min(*wanted, most);
     Calibration out;
-    out.reached = *wanted <= largest();
-    const Size chosen = std::min(*wanted, largest());
+    out.reached = *wanted <= most;
     out.recommended_size = chosen;
     out.tried = needed.size();
     out.overlap = overlap_with_prompts(documents_);
     out.profile.answers = options_.answers;
     const std::vector<TokenCount> ranked = count(documents_.first(num_prompts_));
-    const std::vector<uint32_t> all = order_without(parts_.count);  // which is none
     const OrderedSizes without_last(order_without(parts_.count - 1), required_, vocab_size_);
-    const std::vector<Size> curve =
-        curve_sizes(largest(), std::min(ranked.size(), largest()), chosen);
+    const std::vector<Size> curve = curve_sizes(most, std::min(ranked.size(), most), chosen);
     draw_curve(curve, needs, replay_last_part(without_last, curve, chosen), out);
     write(all, ranked, chosen, documents_.size(), out);
     return out;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "text/test_model.h"
+#include "text/vocabtailor/vocab_set.h"
 
 namespace weft::text {
 namespace {
@@ -99,6 +100,29 @@ TEST(calibrate_vocab, a_set_for_whole_answers_is_the_same_each_time_and_holds_wh
   EXPECT_EQ(to_json(read), to_json(profile));
   // More than was said: the rest is what was plausible.
   EXPECT_GT(std::count(profile.df.begin(), profile.df.end(), 0u), 0);
+}
+
+// A token that the chosen scripts have not is in no size of the set.
+TEST(calibrate_vocab, a_promise_that_the_tokens_cannot_keep_is_not_made) {
+  const auto all = prompts();
+  auto documents = answer_prompts(model(), all, {.max_tokens = 4}, CoreSet());
+  const formats::Tokenizer& tokenizer = model().tokenizer();
+  const std::vector<uint32_t> required = required_tokens(tokenizer, model().chat_template_text());
+  Token foreign = 0;
+  const auto is_foreign = [&](Token token) {
+    const std::string piece = tokenizer.piece(token);
+    return !std::binary_search(required.begin(), required.end(), static_cast<uint32_t>(token)) &&
+           std::any_of(piece.begin(), piece.end(), [](char c) { return (c & 0x80) != 0; });
+  };
+  while (!is_foreign(foreign)) ASSERT_LT(static_cast<size_t>(++foreign), tokenizer.vocab_size());
+  for (TaskDocument& document : documents) document.answer.push_back(foreign);
+  CalibrateOptions options;
+  options.answers = 0.9;
+  EXPECT_TRUE(calibrate_vocab(model(), documents, all.size(), options, CoreSet()).reached);
+  options.scripts = {"thai"};
+  const Calibration made = calibrate_vocab(model(), documents, all.size(), options, CoreSet());
+  EXPECT_FALSE(made.reached);
+  EXPECT_EQ(made.recommended_size, made.profile.ids.size());
 }
 
 TEST(calibrate_vocab, runner_ups_are_probabilities_of_what_might_have_been_said) {
