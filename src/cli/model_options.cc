@@ -87,7 +87,7 @@ LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   how.head = vocab.head_loading();
   options.kv.apply(how, path);
   options.experts.apply(how);
-  how.crew = meet_ranks(options.ranks, path, options.threads);
+  how.crew = meet_ranks(options.ranks, path, options.threads, how.head);
   if (how.crew) how.step_tokens = std::max(how.step_tokens, prompt_chunk(*how.crew));
   if (options.verbose || how.kv.mode != text::KvMode::kPlain) how.on_plan = print_plan;
   std::unique_ptr<Progress> progress;

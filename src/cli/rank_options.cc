@@ -10,6 +10,7 @@
 #include "comm/mpi_transport.h"
 #include "comm/topology.h"
 #include "formats/checkpoint.h"
+#include "text/kv_journal.h"
 
 namespace weft::cli {
 namespace {
@@ -33,12 +34,13 @@ std::filesystem::path tunings_path(const std::string& asked) {
 
 [[noreturn]] void follow_and_exit(parallel::Crew& crew,
                                   std::shared_ptr<const formats::Checkpoint> checkpoint,
-                                  size_t threads) {
+                                  size_t threads, models::HeadLoading head) {
   {
     ThreadPool pool(threads);
-    const auto share = models::load_language_model(std::move(checkpoint), pool.cores(), {},
-                                                   models::HeadLoading::kNow, nullptr, {}, crew.team);
-    parallel::follow(crew, *share, pool.cores());
+    const auto share = models::load_language_model(std::move(checkpoint), pool.cores(), {}, head,
+                                                   nullptr, {}, crew.team);
+    text::KvCopies copies(*share);
+    parallel::follow(crew, *share, copies, pool.cores());
   }
   job().reset();
   std::fflush(nullptr);
@@ -78,7 +80,8 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
 }
 
 std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
-                                           const std::filesystem::path& model, size_t threads) {
+                                           const std::filesystem::path& model, size_t threads,
+                                           models::HeadLoading head) {
   if (!comm::is_launched_as_rank()) {
     if (options.tensor > 1 || options.sequence > 1)
       fail(ErrorKind::kInvalidInput,
@@ -103,7 +106,7 @@ std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
                             .model = parallel::fingerprint(*checkpoint),
                             .plan = plan.describe()});
   auto crew = parallel::make_crew(ranks, plan);
-  if (ranks.rank() != 0) follow_and_exit(*crew, std::move(checkpoint), threads);
+  if (ranks.rank() != 0) follow_and_exit(*crew, std::move(checkpoint), threads, head);
   return crew;
 }
 

@@ -21,8 +21,9 @@ void add_rank_options(CLI::App& command, RankOptions& options);
 // Null where no launcher has started several processes (kInvalidInput if ranks were asked for all
 // the same). Else rank 0 gets the crew, with all ranks agreed on version, model and plan; the
 // others load their share, follow until rank 0 dismisses them, and end the process here.
-std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
-                                           const std::filesystem::path& model, size_t threads);
+std::shared_ptr<parallel::Crew> meet_ranks(
+    const RankOptions& options, const std::filesystem::path& model, size_t threads,
+    models::HeadLoading head = models::HeadLoading::kNow);
 
 // Tokens of a prompt in one pass: every team has as many to work on as one process would.
 size_t prompt_chunk(const parallel::Crew& crew);

@@ -227,7 +227,7 @@ class Server {
     auto model = std::make_unique<text::TextModel>(
         text::TextModel::load(named.path, how, pool_.cores(), progress));
     tailor(*model, options_.vocab, profiles_, pool_.cores());
-    if (!crew_ && !options_.isolate) model->offer_kv_widths();
+    if (!options_.isolate) model->offer_kv_widths();
     auto isolation = weights != nullptr
                          ? isolate(named.path, how.kv_format, *model, std::move(weights))
                          : nullptr;
@@ -345,7 +345,8 @@ void serve_models(Options& options, StopToken stop) {
       fail(ErrorKind::kUnsupported,
            "several ranks serve one model, with --phase unified and without --isolate: leave the "
            "other flags out");
-    crew = meet_ranks(options.model.ranks, models.front().path, options.model.threads);
+    crew = meet_ranks(options.model.ranks, models.front().path, options.model.threads,
+                      options.vocab.head_loading());
     if (crew->plan.sequence > 1)
       options.executor.chunk_tokens = std::max(options.executor.chunk_tokens, prompt_chunk(*crew));
   } else {

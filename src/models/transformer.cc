@@ -187,9 +187,15 @@ void Transformer::read_head(WeightReader& weights, HeadLoading head) {
   const bool tied = embedding_.data == nullptr;
   const std::string head_name = tied ? "token_embd.weight" : "output.weight";
   if (team_) {  // the embedding's rows are looked up in the file: nobody has them all
-    if (tied) embedding_ = checkpoint_->require(head_name);
-    head_ = weights.rows_of(head_name, shape_.vocab_size, shape_.hidden_size, vocabulary_);
-    packed_head_bytes_ = head_.packed_bytes();
+    head_weight_ = checkpoint_->require(head_name);
+    if (tied) embedding_ = head_weight_;
+    if (head == HeadLoading::kNow) {
+      head_ = weights.rows_of(head_name, shape_.vocab_size, shape_.hidden_size, vocabulary_);
+      packed_head_bytes_ = head_.packed_bytes();
+    } else {
+      weights.mapped(head_name, shape_.vocab_size, shape_.hidden_size);
+      advise(head_weight_.data, head_weight_.bytes(), FileAccess::kRandom);
+    }
   } else if (head == HeadLoading::kNow) {
     head_ = weights.linear(head_name, shape_.vocab_size, shape_.hidden_size);
     packed_head_bytes_ = head_.packed_bytes();
@@ -367,8 +373,7 @@ void Transformer::rotate(const Attention& attention, size_t num_tokens, Transfor
   });
 }
 
-// Stores k and v, then attended = attention(q) for every sequence: in one piece, or in pieces where
-// the cache changes what it holds of earlier tokens.
+// Stores k and v, and attended = attention(q), for every sequence.
 void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
                          kernels::KvStore& cache, TransformerWorkspace& w,
                          const CoreSet& cores) const {
@@ -380,9 +385,6 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
       .scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim)),
       .window = shape_.sliding_window,
   };
-  if (w.spread != nullptr)
-    return w.spread->attend(shape, layer, w.q.data(), w.k.data(), w.v.data(), w.attended.data(),
-                            cores);
   const size_t num_tokens = find_transforms(batch, layer, cache, w);
   if (w.any_transform)
     for_rows(cores, num_tokens, q_size + 2 * kv_size, [&](size_t row) {
@@ -391,14 +393,32 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
       float* const k = w.k.data() + row * kv_size;
       const size_t d = shape_.head_dim, kv_heads = kv_heads_.size();
       if (t.query_factors != nullptr) {
-        kernels::multiply_features(num_heads(), num_heads() / kv_heads, d, t.query_factors, q);
-        kernels::multiply_features(kv_heads, 1, d, t.key_factors, k);
+        const size_t first = kv_heads_.begin * d;  // factors are for all of the model's heads
+        kernels::multiply_features(num_heads(), num_heads() / kv_heads, d, t.query_factors + first, q);
+        kernels::multiply_features(kv_heads, 1, d, t.key_factors + first, k);
       }
       if (!t.rotate) return;
       kernels::hadamard(num_heads(), d, q);
       kernels::hadamard(kv_heads, d, k);
       kernels::hadamard(kv_heads, d, w.v.data() + row * kv_size);
     });
+  if (w.spread != nullptr)
+    w.spread->attend(shape, layer, w.q.data(), w.k.data(), w.v.data(), w.attended.data(), cores);
+  else
+    attend_here(shape, layer, batch, cache, w, cores);
+  if (w.any_transform)
+    for_rows(cores, num_tokens, q_size, [&](size_t row) {
+      if (w.transforms[w.input_of_row[row]].rotate)
+        kernels::hadamard(num_heads(), shape_.head_dim, w.attended.data() + row * q_size);
+    });
+}
+
+// Every sequence in one piece, or in pieces where the cache changes what it holds of earlier tokens.
+void Transformer::attend_here(const kernels::AttentionShape& shape, size_t layer,
+                              std::span<const SequenceInput> batch, kernels::KvStore& cache,
+                              TransformerWorkspace& w, const CoreSet& cores) const {
+  const size_t q_size = num_heads() * shape_.head_dim;
+  const size_t kv_size = kv_heads_.size() * shape_.head_dim;
   w.attended_tokens.assign(batch.size(), 0);
   while (true) {
     w.calls.clear();
@@ -426,11 +446,6 @@ void Transformer::attend(size_t layer, std::span<const SequenceInput> batch,
     if (w.calls.empty()) break;
     kernels::attention(shape, w.calls, w.attention, cores);
   }
-  if (w.any_transform)
-    for_rows(cores, num_tokens, q_size, [&](size_t row) {
-      if (w.transforms[w.input_of_row[row]].rotate)
-        kernels::hadamard(num_heads(), shape_.head_dim, w.attended.data() + row * q_size);
-    });
 }
 
 // Logits of the wanted rows alone: the head is a large part of a small model.
@@ -472,7 +487,9 @@ const Linear& Transformer::packed_head(const CoreSet& cores) const {
   if (packed_head_bytes_.load() != 0) return head_;
   std::call_once(head_once_, [&] {
     advise(head_weight_.data, head_weight_.bytes(), FileAccess::kNormal);
-    head_ = Linear::pack(head_weight_, cores);
+    const TensorView rows{head_weight_.dtype, {vocabulary_.size(), shape_.hidden_size},
+                          head_weight_.row(vocabulary_.begin)};
+    head_ = Linear::pack(rows, cores);
     checkpoint_->release(head_weight_);
     packed_head_bytes_ = head_.packed_bytes();
   });

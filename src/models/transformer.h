@@ -146,6 +146,9 @@ class Transformer : public LanguageModel {
               const CoreSet& cores) const;
   void attend(size_t layer, std::span<const SequenceInput> batch, kernels::KvStore& cache,
               TransformerWorkspace& w, const CoreSet& cores) const;
+  void attend_here(const kernels::AttentionShape& shape, size_t layer,
+                   std::span<const SequenceInput> batch, kernels::KvStore& cache,
+                   TransformerWorkspace& w, const CoreSet& cores) const;
   const kernels::Linear& packed_head(const CoreSet& cores) const;
 
   std::shared_ptr<const formats::Checkpoint> checkpoint_;  // keeps embedding_ mapped

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <filesystem>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "parallel/exchange_named.h"
 #include "parallel/exchange_trial.h"
 #include "parallel/flash_overlap/team.h"
+#include "parallel/letter.h"
 
 namespace weft::parallel {
 namespace {
@@ -21,60 +21,21 @@ using models::SequenceInput;
 using models::Token;
 
 constexpr uint32_t kPassTag = 2;
-enum class Order : uint32_t { kPass, kDismiss };
+enum class Order : uint32_t { kPass, kHead, kDismiss };
 
 // ---- a pass, as rank 0 sends it
 
-class Writer {
- public:
-  template <typename T>
-  void put(T value) {
-    put_all(std::span<const T>(&value, 1));
-  }
-  template <typename T>
-  void put_all(std::span<const T> values) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + values.size_bytes());
-    if (!values.empty()) std::memcpy(bytes_.data() + at, values.data(), values.size_bytes());
-  }
-  std::vector<std::byte>& bytes() { return bytes_; }
-
- private:
-  std::vector<std::byte> bytes_;
-};
-
-class Reader {
- public:
-  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  template <typename T>
-  T get() {
-    T value;
-    get_all(std::span<T>(&value, 1));
-    return value;
-  }
-  template <typename T>
-  void get_all(std::span<T> values) {
-    WEFT_ASSERT(values.size_bytes() <= bytes_.size());  // rank 0 is this same program
-    if (!values.empty()) std::memcpy(values.data(), bytes_.data(), values.size_bytes());
-    bytes_ = bytes_.subspan(values.size_bytes());
-  }
-
- private:
-  std::span<const std::byte> bytes_;
-};
-
 struct PassInput {
   size_t sequence = 0;
-  std::vector<uint32_t> blocks;
   size_t first_position = 0;
   LogitsWanted logits = LogitsWanted::kNone;
   std::vector<Token> tokens;
 };
 struct Pass {
-  kernels::KvFormat format = kernels::KvFormat::kF16;
-  size_t num_blocks = 0;
+  std::vector<uint64_t> gone;  // caches
+  uint64_t cache = 0;
+  std::vector<std::byte> changes;  // of it
   bool spread = false;
-  std::vector<BlockCopy> copies;
   std::vector<PassInput> inputs;
 };
 
@@ -82,7 +43,7 @@ struct Pass {
 // one.
 constexpr size_t kLetterBytes = 2048;
 
-void send_to_all(const comm::Communicator& ranks, std::vector<std::byte>& bytes) {
+void send_to_all(const comm::Communicator& ranks, std::span<const std::byte> bytes) {
   const uint64_t size = bytes.size();
   std::vector<std::byte> letter(kLetterBytes);
   std::memcpy(letter.data(), &size, sizeof size);
@@ -91,7 +52,7 @@ void send_to_all(const comm::Communicator& ranks, std::vector<std::byte>& bytes)
   std::vector<comm::Request> requests;
   for (size_t r = 1; r < ranks.size(); ++r) {
     requests.push_back(ranks.isend(letter, r, kPassTag));
-    requests.push_back(ranks.isend(std::span(bytes).subspan(first), r, kPassTag));
+    requests.push_back(ranks.isend(bytes.subspan(first), r, kPassTag));
   }
   for (comm::Request& request : requests) request.wait();
 }
@@ -108,22 +69,18 @@ std::vector<std::byte> receive_from_leader(const comm::Communicator& ranks) {
   return bytes;
 }
 
-Pass read_pass(Reader& reader) {
+Pass read_pass(LetterReader& reader) {
   Pass pass;
-  pass.format = reader.get<kernels::KvFormat>();
-  pass.num_blocks = reader.get<uint64_t>();
+  pass.gone = reader.get_counted<uint64_t>();
+  pass.cache = reader.get<uint64_t>();
+  pass.changes = reader.get_counted<std::byte>();
   pass.spread = reader.get<uint8_t>() != 0;
-  pass.copies.resize(reader.get<uint64_t>());
-  reader.get_all(std::span(pass.copies));
   pass.inputs.resize(reader.get<uint64_t>());
   for (PassInput& input : pass.inputs) {
     input.sequence = reader.get<uint64_t>();
-    input.blocks.resize(reader.get<uint64_t>());
-    reader.get_all(std::span(input.blocks));
     input.first_position = reader.get<uint64_t>();
     input.logits = reader.get<LogitsWanted>();
-    input.tokens.resize(reader.get<uint64_t>());
-    reader.get_all(std::span(input.tokens));
+    input.tokens = reader.get_counted<Token>();
   }
   return pass;
 }
@@ -168,7 +125,7 @@ class LeadingModel final : public models::LanguageModel {
   ~LeadingModel() override {
     if (lost_) return;
     try {
-      Writer writer;
+      LetterWriter writer;
       writer.put(Order::kDismiss);
       send_to_all(crew_->ranks, writer.bytes());
     } catch (const Error&) {  // then they are gone already
@@ -183,33 +140,58 @@ class LeadingModel final : public models::LanguageModel {
   }
   size_t packed_head_bytes() const override { return share_->packed_head_bytes(); }
   size_t embedding_bytes() const override { return share_->embedding_bytes(); }
+  TensorView head_weight() const override { return share_->head_weight(); }
+
+  void head(const float* hidden, size_t num_rows, float* logits, models::Workspace& workspace,
+            const CoreSet& cores) const override {
+    if (!crew_->team) return share_->head(hidden, num_rows, logits, workspace, cores);
+    const std::scoped_lock lock(mutex_);
+    check_present();
+    LetterWriter writer;
+    writer.put(Order::kHead);
+    writer.put<uint64_t>(num_rows);
+    writer.put_all(std::span(hidden, num_rows * config().hidden_size));
+    together([&] {
+      send_to_all(crew_->ranks, writer.bytes());
+      share_->head(hidden, num_rows, logits, workspace, cores);
+    });
+  }
 
   void forward(std::span<const SequenceInput> batch, kernels::KvStore& cache, float* logits,
                models::Workspace& workspace, const CoreSet& cores) const override {
     const std::scoped_lock lock(mutex_);
-    if (lost_) fail(ErrorKind::kPeerLost, "a rank was lost before: start the job again");
+    check_present();
     auto* const pages = dynamic_cast<LeadingPages*>(&cache);
-    const bool transforms = std::any_of(batch.begin(), batch.end(), [&](const SequenceInput& input) {
-      return cache.transform(0, input.sequence).any();
-    });
-    if (pages == nullptr || transforms)
-      fail(ErrorKind::kUnsupported, "several ranks need a KV cache of 16 bit throughout");
+    if (pages == nullptr)
+      fail(ErrorKind::kUnsupported,
+           "several ranks cannot keep keys and values as this measurement does: start one process");
     for (const SequenceInput& input : batch)
       for (const Token token : input.tokens)  // before anybody begins
         if (token < 0 || static_cast<size_t>(token) >= config().vocab_size)
           fail(ErrorKind::kInvalidInput, "token {} is outside the model's vocabulary of {}", token,
                config().vocab_size);
     const bool spread = is_spread(batch);
-    try {
+    together([&] {
       announce(batch, *pages, spread);
       run_pass(*crew_, *share_, *pages, spread, batch, logits, workspace, cores);
+    });
+  }
+
+ private:
+  void check_present() const {
+    if (lost_) fail(ErrorKind::kPeerLost, "a rank was lost before: start the job again");
+  }
+
+  template <typename Body>
+  void together(Body&& body) const {
+    try {
+      body();
     } catch (...) {
-      lost_ = true;  // the others are in the middle of a pass
+      lost_ = true;  // the others are in the middle of it
       throw;
     }
   }
 
- private:
   bool is_spread(std::span<const SequenceInput> batch) const {
     return crew_->spread && batch.size() == 1 && batch[0].hidden == nullptr &&
            batch[0].logits != LogitsWanted::kAll &&
@@ -217,32 +199,48 @@ class LeadingModel final : public models::LanguageModel {
   }
 
   void announce(std::span<const SequenceInput> batch, LeadingPages& pages, bool spread) const {
-    Writer writer;
+    LetterWriter writer;
     writer.put(Order::kPass);
-    writer.put(pages.format());
-    writer.put<uint64_t>(pages.num_blocks());
+    writer.put_counted(std::span<const uint64_t>(take_gone()));
+    writer.put<uint64_t>(id_of(pages));
+    writer.put_counted(std::span<const std::byte>(pages.take_changes()));
     writer.put<uint8_t>(spread);
-    const std::vector<BlockCopy> copies = pages.take_copies();
-    writer.put<uint64_t>(copies.size());
-    writer.put_all(std::span<const BlockCopy>(copies));
     writer.put<uint64_t>(batch.size());
     for (const SequenceInput& input : batch) {
-      const auto blocks = pages.blocks(input.sequence);
       writer.put<uint64_t>(input.sequence);
-      writer.put<uint64_t>(blocks.size());
-      writer.put_all(blocks);
       writer.put<uint64_t>(input.first_position);
       writer.put(input.logits);
-      writer.put<uint64_t>(input.tokens.size());
-      writer.put_all(input.tokens);
+      writer.put_counted(input.tokens);
     }
     send_to_all(crew_->ranks, writer.bytes());
   }
 
+  // ---- caches that the others have copies of
+  struct Known {
+    std::weak_ptr<const void> life;
+    uint64_t id;
+  };
+  std::vector<uint64_t> take_gone() const {
+    std::vector<uint64_t> gone;
+    for (const Known& known : caches_)
+      if (known.life.expired()) gone.push_back(known.id);
+    std::erase_if(caches_, [](const Known& known) { return known.life.expired(); });
+    return gone;
+  }
+  uint64_t id_of(const LeadingPages& pages) const {
+    const std::weak_ptr<const void> life = pages.life();
+    for (const Known& known : caches_)
+      if (!known.life.owner_before(life) && !life.owner_before(known.life)) return known.id;
+    caches_.push_back({life, next_id_});
+    return next_id_++;
+  }
+
   std::shared_ptr<Crew> crew_;
   std::unique_ptr<models::LanguageModel> share_;
-  mutable std::mutex mutex_;  // ranks meet in one order of passes
+  mutable std::mutex mutex_;  // ranks meet in one order of passes; guards the rest
   mutable bool lost_ = false;
+  mutable std::vector<Known> caches_;
+  mutable uint64_t next_id_ = 0;
 };
 
 }  // namespace
@@ -342,27 +340,33 @@ void spread_pass(ExchangedAttention& spread, const models::LanguageModel& model,
   workspace.spread = nullptr;
 }
 
-void follow(Crew& crew, const models::LanguageModel& share, const CoreSet& cores) {
+void follow(Crew& crew, const models::LanguageModel& share, CacheCopies& copies,
+            const CoreSet& cores) {
   const auto workspace = share.make_workspace();
-  std::optional<FollowingPages> pages;
   const bool with_logits = crew.ranks.rank() < crew.plan.tensor;  // of rank 0's team
   while (true) {
     const std::vector<std::byte> letter = receive_from_leader(crew.ranks);
-    Reader reader(letter);
-    if (reader.get<Order>() == Order::kDismiss) return;
+    LetterReader reader(letter);
+    const auto order = reader.get<Order>();
+    if (order == Order::kDismiss) return;
+    if (order == Order::kHead) {
+      if (!with_logits) continue;
+      const size_t num_rows = reader.get<uint64_t>();
+      std::vector<float> hidden(num_rows * share.config().hidden_size);
+      reader.get_all(std::span(hidden));
+      share.head(hidden.data(), num_rows, nullptr, *workspace, cores);
+      continue;
+    }
     const Pass pass = read_pass(reader);
-    if (!pages)
-      pages.emplace(share.config().num_layers, share.kv_shape(), pass.format, pass.num_blocks);
-    for (const BlockCopy& copy : pass.copies) pages->copy(copy);
+    for (const uint64_t cache : pass.gone) copies.drop(cache);
+    SharedPages& pages = copies.apply(pass.cache, pass.changes);
     std::vector<SequenceInput> batch;
-    for (const PassInput& input : pass.inputs) {
-      pages->set_sequence(input.sequence, input.blocks, input.first_position);
+    for (const PassInput& input : pass.inputs)
       batch.push_back({.sequence = input.sequence,
                        .tokens = input.tokens,
                        .first_position = input.first_position,
                        .logits = with_logits ? input.logits : LogitsWanted::kNone});
-    }
-    run_pass(crew, share, *pages, pass.spread, batch, nullptr, *workspace, cores);
+    run_pass(crew, share, pages, pass.spread, batch, nullptr, *workspace, cores);
   }
 }
 

@@ -5,9 +5,8 @@
 // among the teams (ExchangedAttention), everything else, each team computes for itself: there is
 // nothing to send, and all caches stay alike.
 //
-// What rank 0 sends before a pass: which blocks were copied and which ones sequences lie in
-// (LeadingPages), the tokens, and whose logits are wanted. Followers sample nothing and know no
-// requests.
+// What rank 0 sends before a pass: what was done to its cache (LeadingPages), the tokens, and whose
+// logits are wanted. Followers sample nothing and know no requests.
 #pragma once
 
 #include <cstddef>
@@ -54,8 +53,7 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
 std::string fingerprint(const formats::Checkpoint& checkpoint);
 
 // Rank 0's model: loads its share and leads. Dismisses the followers when it goes. Its forward
-// passes are for one engine thread and for caches that are LeadingPages; it has no head apart from
-// its layers.
+// passes are for one engine thread and for caches that are LeadingPages.
 std::unique_ptr<models::LanguageModel> lead(std::shared_ptr<Crew> crew,
                                             std::unique_ptr<models::LanguageModel> share);
 
@@ -67,6 +65,7 @@ void spread_pass(ExchangedAttention& spread, const models::LanguageModel& model,
                  const CoreSet& cores);
 
 // The other ranks: follow until dismissed. kPeerLost: rank 0 is gone.
-void follow(Crew& crew, const models::LanguageModel& share, const CoreSet& cores);
+void follow(Crew& crew, const models::LanguageModel& share, CacheCopies& copies,
+            const CoreSet& cores);
 
 }  // namespace weft::parallel

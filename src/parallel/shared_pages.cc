@@ -1,7 +1,6 @@
 #include "parallel/shared_pages.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 
@@ -23,11 +22,6 @@ FollowingPages::FollowingPages(size_t num_layers, const kernels::KvShape& shape,
 uint8_t* FollowingPages::page(size_t layer, uint32_t block) {
   WEFT_ASSERT(layer < num_layers_ && block < num_blocks_);
   return memory_.data() + (layer * num_blocks_ + block) * shape_.page_bytes(format_);
-}
-
-void FollowingPages::copy(BlockCopy blocks) {
-  for (size_t layer = 0; layer < num_layers_; ++layer)
-    std::memcpy(page(layer, blocks.to), page(layer, blocks.from), shape_.page_bytes(format_));
 }
 
 void FollowingPages::set_sequence(size_t sequence, std::span<const uint32_t> blocks,

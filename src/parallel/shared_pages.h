@@ -1,12 +1,12 @@
-// Pages of keys and values that several ranks keep alike: rank 0's cache decides which block a page
-// lies in (text::KvCache), the others follow with memory of their own (FollowingPages). Each has
-// its share of the heads, or all of them.
+// Pages of keys and values that several ranks keep alike. Rank 0's cache decides (LeadingPages) where
+// they lie and how wide they are; what is done to it is done to the others' copies of it
+// (CacheCopies) before the next forward pass. Each has its share of the heads, or all of them.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -17,32 +17,41 @@ namespace weft::parallel {
 // A store whose reserved pages can be written in place, in any order.
 class SharedPages : public kernels::KvStore {
  public:
-  virtual kernels::KvFormat format() const = 0;  // kF16 or kBF16, of all pages
+  virtual kernels::KvFormat format() const = 0;  // kF16 or kBF16, of pages that are not narrow
+  // Whether what follows holds for the sequence: not where older pages are narrow. Then tokens are
+  // appended one after another, as to any store.
+  virtual bool in_place(size_t /*sequence*/) const { return true; }
   // All pages that `sequence` has room for, stored or not. They may be written to.
   virtual std::span<const kernels::KvPage> reserved(size_t layer, size_t sequence) const = 0;
   // The first `length` tokens have been written in place.
   virtual void set_length(size_t layer, size_t sequence, size_t length) = 0;
 };
 
-struct BlockCopy {
-  uint32_t from = 0, to = 0;
-};
-
 // The one that decides.
 class LeadingPages : public SharedPages {
  public:
-  virtual std::span<const uint32_t> blocks(size_t sequence) const = 0;  // of its pages, in order
-  virtual size_t num_blocks() const = 0;                                // of all sequences
-  // Blocks that were copied since the last call.
-  virtual std::vector<BlockCopy> take_copies() = 0;
+  // Expires when this cache goes.
+  virtual std::weak_ptr<const void> life() const = 0;
+  // What has been done to it since the last call, apart from what forward passes store; at first,
+  // what it is. Nothing has been stored before the first call.
+  virtual std::vector<std::byte> take_changes() = 0;
 };
 
-// Those that follow. Memory becomes resident as it is written.
+// Another rank's copies of rank 0's caches.
+class CacheCopies {
+ public:
+  virtual ~CacheCopies() = default;
+  // The copy of cache `id`, with these changes; one that is not known yet is made.
+  virtual SharedPages& apply(uint64_t id, std::span<const std::byte> changes) = 0;
+  virtual void drop(uint64_t id) = 0;
+};
+
+// Pages in blocks that the caller names, for measuring and for tests. Memory becomes resident as it
+// is written.
 class FollowingPages final : public SharedPages {
  public:
   FollowingPages(size_t num_layers, const kernels::KvShape& shape, kernels::KvFormat format,
                  size_t num_blocks);  // kOutOfResources
-  void copy(BlockCopy blocks);
   // The sequence has these blocks and `length` tokens in them.
   void set_sequence(size_t sequence, std::span<const uint32_t> blocks, size_t length);
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "kernels/quantize.h"
 
 namespace weft::parallel {
 namespace {
@@ -24,6 +25,32 @@ class Stopwatch {
   double& seconds_;
   Clock::time_point begin_;
 };
+
+// k, v (count, num_kv_heads, head_dim): tokens first ... of a page of 16 bit (kv_view.h).
+void read_kv(const kernels::KvShape& shape, const kernels::KvPage& page, size_t first, size_t count,
+             float* k, float* v) {
+  const size_t dim = shape.head_dim, stride = shape.num_kv_heads * dim;
+  const bool is_f16 = page.k_format == kernels::KvFormat::kF16;
+  const auto value = [&](const uint8_t* from, size_t index) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, from + index * sizeof bits, sizeof bits);
+    return is_f16 ? kernels::half_to_float(bits) : kernels::bfloat16_to_float(bits);
+  };
+  for (size_t head = 0; head < shape.num_kv_heads; ++head) {
+    const uint8_t* const keys = page.head_keys(head);
+    const uint8_t* const values = page.head_values(shape, head);
+    for (size_t i = 0; i < count; ++i) {
+      const size_t token = first + i;
+      float* const to_k = k + i * stride + head * dim;
+      float* const to_v = v + i * stride + head * dim;
+      for (size_t d = 0; d < dim; ++d) {
+        to_k[d] = value(keys, is_f16 ? d * kPageTokens + token
+                                     : (d / 2 * kPageTokens + token) * 2 + d % 2);
+        to_v[d] = value(values, is_f16 ? token * dim + d : (token / 2 * dim + d) * 2 + token % 2);
+      }
+    }
+  }
+}
 
 // out, with the log-sum-exp a of its keys, and part, with b, become the result over both.
 void merge(float* out, float& a, const float* part, float b, size_t dim) {
@@ -76,23 +103,63 @@ void ExchangedAttention::begin(SharedPages& cache, size_t sequence, size_t first
   placement_ = PagePlacement(exchange_, zigzag_, causal_, first_position, num_tokens);
 }
 
-// This rank's keys and values into its own cache.
-void ExchangedAttention::store(size_t layer, const float* k, const float* v) {
+void ExchangedAttention::find_pages(size_t layer) {
+  if (cache_->in_place(sequence_)) {
+    const auto reserved = cache_->reserved(layer, sequence_);
+    pages_.assign(reserved.begin(), reserved.end());
+    return;
+  }
+  const size_t first = placement_.first_page(), num_new = placement_.pages().num_tokens;
+  const size_t head_bytes = shape_.kv.head_bytes(cache_->format());
+  const auto stored = cache_->view(layer, sequence_).pages;
+  uint8_t* const room = new_pages_.need(num_new * page_bytes_);
+  pages_.assign(stored.begin(), stored.begin() + static_cast<ptrdiff_t>(first));
+  for (size_t i = 0; i < num_new; ++i)
+    pages_.push_back({.data = room + i * page_bytes_,
+                      .head_stride = 2 * head_bytes,
+                      .k_format = cache_->format(),
+                      .v_format = cache_->format()});
+  if (stored.size() == first) return;
+  // The first new page begins with tokens that are stored: the newest, which are in 16 bit.
+  for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head) {
+    uint8_t* const to = room + head * 2 * head_bytes;
+    std::memcpy(to, stored[first].head_keys(head), head_bytes);
+    std::memcpy(to + head_bytes, stored[first].head_values(shape_.kv, head), head_bytes);
+  }
+}
+
+// This rank's keys and values into its pages.
+void ExchangedAttention::store(const float* k, const float* v) {
   const size_t stride = shape_.kv.num_kv_heads * shape_.kv.head_dim;
-  reserved_ = cache_->reserved(layer, sequence_);
   size_t row = 0;
   for (const TokenRange& stretch :
        {placement_.front(ranks_.rank()), placement_.back(ranks_.rank())})
     for (size_t position = stretch.begin; position < stretch.end;) {
       const size_t in_page = position % kPageTokens;
       const size_t count = std::min(stretch.end - position, kPageTokens - in_page);
-      const kernels::KvPage& page = reserved_[position / kPageTokens];
+      const kernels::KvPage& page = pages_[position / kPageTokens];
       kernels::write_kv(shape_.kv, cache_->format(), const_cast<uint8_t*>(page.data),
                         page.head_stride, in_page, count, k + row * stride, v + row * stride,
                         stride);
       position += count;
       row += count;
     }
+}
+
+// All ranks' new tokens to the cache, as one process does it: in pieces between which it narrows what
+// is older. Rounding to 16 bit once more changes nothing.
+void ExchangedAttention::append_all(size_t layer) {
+  const size_t stride = shape_.kv.num_kv_heads * shape_.kv.head_dim;
+  const size_t end = placement_.end_position();
+  for (size_t position = placement_.first_position(); position < end;) {
+    const size_t piece_end = std::min(end, cache_->piece_end(layer, sequence_, position));
+    const size_t count = std::min(piece_end - position, kPageTokens - position % kPageTokens);
+    float* const k = new_k_.need(kPageTokens * stride);
+    float* const v = new_v_.need(kPageTokens * stride);
+    read_kv(shape_.kv, pages_[position / kPageTokens], position % kPageTokens, count, k, v);
+    cache_->append(layer, sequence_, position, count, k, v, stride);
+    position += count;
+  }
 }
 
 // A piece is its pages, head by head.
@@ -103,7 +170,7 @@ void ExchangedAttention::pack(size_t source, size_t piece, std::span<std::byte> 
                                     placement_.pages().piece_back(source, piece)})
     for (size_t i = stretch.begin; i < stretch.end; ++i)
       for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
-        std::memcpy(at, reserved_[placement_.first_page() + i].head_keys(head), head_bytes);
+        std::memcpy(at, pages_[placement_.first_page() + i].head_keys(head), head_bytes);
 }
 
 void ExchangedAttention::unpack(const Transfers::Piece& p) const {
@@ -113,13 +180,13 @@ void ExchangedAttention::unpack(const Transfers::Piece& p) const {
                                     placement_.pages().piece_back(p.source, p.piece)})
     for (size_t i = stretch.begin; i < stretch.end; ++i)
       for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
-        std::memcpy(const_cast<uint8_t*>(reserved_[placement_.first_page() + i].head_keys(head)),
+        std::memcpy(const_cast<uint8_t*>(pages_[placement_.first_page() + i].head_keys(head)),
                     at, head_bytes);
 }
 
 void ExchangedAttention::add_pages(TokenRange pages, Pages& list) const {
   for (size_t i = pages.begin; i < pages.end; ++i)
-    list.push_back(reserved_[placement_.first_page() + i]);
+    list.push_back(pages_[placement_.first_page() + i]);
 }
 
 void ExchangedAttention::see(const Pages& pages, size_t first_row, size_t num_rows, const float* q,
@@ -129,7 +196,7 @@ void ExchangedAttention::see(const Pages& pages, size_t first_row, size_t num_ro
   // The sequence's last page, which may not be full, is the last of its list (add_received()).
   const size_t last = placement_.end_position() - 1;
   size_t length = pages.size() * kPageTokens;
-  if (pages.back().data == reserved_[last / kPageTokens].data)
+  if (pages.back().data == pages_[last / kPageTokens].data)
     length -= kPageTokens - 1 - last % kPageTokens;
   float* const part = part_.need(num_rows * stride);
   float* const part_sums = part_log_sums_.need(num_rows * heads);
@@ -160,7 +227,7 @@ void ExchangedAttention::attend_own(const float* q, float* out, const CoreSet& c
   const TokenRange front_pages = placement_.pages().front(rank);
   const TokenRange back_pages = placement_.pages().back(rank);
   float* const sums = log_sums_.need((front.size() + back.size()) * heads);
-  Pages pages(reserved_.begin(), reserved_.begin() + static_cast<ptrdiff_t>(before));
+  Pages pages(pages_.begin(), pages_.begin() + static_cast<ptrdiff_t>(before));
   add_pages(front_pages, pages);
   add_pages(back_pages, pages);
   if (!causal_) {
@@ -238,7 +305,8 @@ void ExchangedAttention::attend(const kernels::AttentionShape& shape, size_t lay
       room_);
   {
     const Stopwatch timer(times.copying_s);
-    store(layer, k, v);
+    find_pages(layer);
+    store(k, v);
     for (size_t c = 0; c < exchange_.num_pieces; ++c) pack(ranks_.rank(), c, transfers.own(c));
   }
   const bool sends = part != SpreadPart::kAttention;
@@ -264,7 +332,11 @@ void ExchangedAttention::attend(const kernels::AttentionShape& shape, size_t lay
     const Stopwatch timer(times.copying_s);
     for (const Transfers::Piece& piece : transfers.coming(t)) unpack(piece);
   }
-  cache_->set_length(layer, sequence_, placement_.end_position());
+  const Stopwatch timer(times.copying_s);
+  if (cache_->in_place(sequence_))
+    cache_->set_length(layer, sequence_, placement_.end_position());
+  else
+    append_all(layer);
 }
 
 }  // namespace weft::parallel

@@ -8,7 +8,8 @@
 // the end of the sequence are whole pages, and a piece is pages as attention reads them.
 //
 // A sequence may go on: tokens before `first_position` are in every rank's cache, and so are all
-// new ones when attend() returns. So every rank could go on alone.
+// new ones when attend() returns. So every rank could go on alone. Where older pages are narrow, new
+// ones are kept aside in 16 bit until all of the layer's have been attended to.
 #pragma once
 
 #include <cstddef>
@@ -43,6 +44,7 @@ class PagePlacement {
                 size_t num_tokens);
   const Placement& pages() const { return pages_; }
   size_t first_page() const { return first_position_ / kernels::kPageTokens; }
+  size_t first_position() const { return first_position_; }
   size_t end_position() const { return first_position_ + num_tokens_; }
   // Positions, in the sequence, of a stretch of pages.
   TokenRange tokens(TokenRange pages) const;
@@ -77,7 +79,9 @@ class ExchangedAttention final : public models::SpreadAttention {
  private:
   using Pages = std::vector<kernels::KvPage>;
 
-  void store(size_t layer, const float* k, const float* v);
+  void find_pages(size_t layer);
+  void store(const float* k, const float* v);
+  void append_all(size_t layer);
   void pack(size_t source, size_t piece, std::span<std::byte> to) const;
   void unpack(const Transfers::Piece& piece) const;
   void add_pages(TokenRange pages, Pages& list) const;
@@ -99,7 +103,9 @@ class ExchangedAttention final : public models::SpreadAttention {
 
   // Of one attend():
   kernels::AttentionShape shape_;
-  std::span<const kernels::KvPage> reserved_;
+  Pages pages_;          // of the sequence, earlier ones and new ones
+  Scratch<uint8_t> new_pages_;  // where they cannot be written in the cache
+  Scratch<float> new_k_, new_v_;  // on their way there
   size_t page_bytes_ = 0;
   std::shared_ptr<Buffer> room_;  // of transfers
   Pages seen_by_front_, seen_by_back_;

@@ -33,7 +33,23 @@ SequenceId KvCache::unused_slot() {
   return id;
 }
 
+void KvCache::number_next(SequenceId sequence) {
+  while (sequences_.size() <= sequence) {
+    unused_.insert(unused_.begin(), sequences_.size());
+    sequences_.emplace_back();
+  }
+  const auto at = std::find(unused_.begin(), unused_.end(), sequence);
+  WEFT_ASSERT(at != unused_.end());
+  std::rotate(at, at + 1, unused_.end());  // unused_slot() takes the last
+}
+
 SequenceId KvCache::create(std::shared_ptr<const KvPolicy> policy) {
+  const SequenceId id = begin_sequence(std::move(policy));
+  if (journal_) journal_->created(id, options_.policy.get(), sequences_[id].policy.get());
+  return id;
+}
+
+SequenceId KvCache::begin_sequence(std::shared_ptr<const KvPolicy> policy) {
   WEFT_ASSERT(policy == options_.policy || policy == nullptr || policy->mode() == KvMode::kDirect);
   const SequenceId id = unused_slot();
   KvSequence& s = sequences_[id];
@@ -52,7 +68,8 @@ SequenceId KvCache::create(std::shared_ptr<const KvPolicy> policy) {
 }
 
 SequenceId KvCache::fork(SequenceId source, size_t num_tokens) {
-  const SequenceId id = create(get(source).policy);
+  const SequenceId id = begin_sequence(get(source).policy);
+  if (journal_) journal_->forked(id, source, num_tokens);
   KvSequence& from = get(source);
   KvSequence& s = get(id);
   WEFT_ASSERT(num_tokens <= length(source));
@@ -67,7 +84,7 @@ SequenceId KvCache::fork(SequenceId source, size_t num_tokens) {
     s.keeps = false;
     s.forked = from.forked = true;
     from.room = 0;
-    truncate(id, num_tokens);
+    cut(id, num_tokens);
     return id;
   }
   const size_t num_pages = pages_for(num_tokens);
@@ -84,6 +101,7 @@ SequenceId KvCache::fork(SequenceId source, size_t num_tokens) {
 }
 
 void KvCache::release(SequenceId sequence) {
+  if (journal_) journal_->released(sequence);
   KvSequence& s = get(sequence);
   keep_pages(s, 0);
   s.live = false;
@@ -91,6 +109,11 @@ void KvCache::release(SequenceId sequence) {
 }
 
 size_t KvCache::truncate(SequenceId sequence, size_t num_tokens) {
+  if (journal_) journal_->truncated(sequence, num_tokens);
+  return cut(sequence, num_tokens);
+}
+
+size_t KvCache::cut(SequenceId sequence, size_t num_tokens) {
   KvSequence& s = get(sequence);
   WEFT_ASSERT(num_tokens <= length(sequence));
   s.room = 0;
@@ -108,7 +131,8 @@ size_t KvCache::truncate(SequenceId sequence, size_t num_tokens) {
 }
 
 SequenceId KvCache::create_from_prefix(uint64_t scope, std::span<const Token> tokens) {
-  const SequenceId id = create();
+  const SequenceId id = begin_sequence(options_.policy);
+  if (journal_) journal_->created_from_prefix(id, scope, tokens);
   KvSequence& s = get(id);
   taken_.clear();
   // A kept page is one of 16 bit.
@@ -124,7 +148,8 @@ void KvCache::keep_prefix(SequenceId sequence, uint64_t scope, std::span<const T
   KvSequence& s = get(sequence);
   const size_t num_full = length(sequence) / kPageTokens;
   WEFT_ASSERT(tokens.size() >= num_full * kPageTokens);
-  if (s.narrow) return;
+  if (s.narrow || !s.keeps || s.kept.size() >= num_full) return;
+  if (journal_) journal_->kept(sequence, scope, s.kept.size(), tokens.first(num_full * kPageTokens));
   while (s.keeps && s.kept.size() < num_full) {
     const size_t page = s.kept.size();
     // Not what own_all_but() would have to copy next.
@@ -150,6 +175,12 @@ size_t KvCache::max_piece(SequenceId sequence) const {
 }
 
 bool KvCache::reserve(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens) {
+  const bool found = find_room(sequence, num_tokens, keep_free_tokens);
+  if (journal_) journal_->reserved(sequence, num_tokens, keep_free_tokens, found);
+  return found;
+}
+
+bool KvCache::find_room(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens) {
   KvSequence& s = get(sequence);
   const size_t stored = length(sequence);
   if (s.policy == nullptr) return reserve_plain(s, stored, num_tokens, keep_free_tokens);
@@ -368,6 +399,7 @@ NarrowPages::Place KvCache::place(KvSequence& s, size_t layer) {
 }
 
 KvSequence KvCache::take_out(SequenceId sequence) {
+  WEFT_ASSERT(!journal_);
   KvSequence out = std::move(get(sequence));
   sequences_[sequence] = {};
   unused_.push_back(sequence);
@@ -375,6 +407,7 @@ KvSequence KvCache::take_out(SequenceId sequence) {
 }
 
 SequenceId KvCache::put_in(KvSequence sequence) {
+  WEFT_ASSERT(!journal_);
   const SequenceId id = unused_slot();
   sequences_[id] = std::move(sequence);
   return id;
@@ -454,10 +487,22 @@ void KvCache::set_length(size_t layer, size_t sequence, size_t length) {
   s.layer_length[layer] = length;
 }
 
-std::vector<parallel::BlockCopy> KvCache::take_copies() {
-  std::vector<parallel::BlockCopy> out;
-  for (const auto& [from, to] : pool_->take_copies()) out.push_back({from, to});
-  return out;
+std::vector<std::byte> KvCache::take_changes() {
+  if (journal_) return journal_->take();
+  journal_ = std::make_unique<KvJournal>(options_);
+  // Nothing is stored yet: sequences are what room they have.
+  std::vector<SequenceId> live;
+  for (SequenceId id = 0; id < sequences_.size(); ++id)
+    if (sequences_[id].live) live.push_back(id);
+  std::sort(live.begin(), live.end(), [this](SequenceId a, SequenceId b) {
+    return sequences_[a].last_use < sequences_[b].last_use;
+  });
+  for (const SequenceId id : live) {
+    WEFT_ASSERT(length(id) == 0);
+    journal_->created(id, options_.policy.get(), sequences_[id].policy.get());
+    if (sequences_[id].room != 0) journal_->reserved(id, sequences_[id].room, 0, true);
+  }
+  return journal_->take();
 }
 
 size_t KvCache::piece_end(size_t layer, size_t sequence, size_t position) const {

@@ -21,6 +21,7 @@
 
 #include "kernels/kv_view.h"
 #include "parallel/shared_pages.h"
+#include "text/kv_journal.h"
 #include "text/kv_pool.h"
 #include "text/pm_kvq.h"
 
@@ -119,18 +120,24 @@ class KvCache final : public parallel::LeadingPages {
   }
   size_t piece_end(size_t layer, size_t sequence, size_t position) const override;
 
-  // For ranks and processes that compute with the same pages; without a policy.
+  // For ranks that compute with pages of their own, and processes that compute with the same ones.
   kernels::KvFormat format() const override { return options_.format; }
+  bool in_place(size_t sequence) const override { return !get(sequence).narrow; }
   std::span<const kernels::KvPage> reserved(size_t layer, size_t sequence) const override;
   void set_length(size_t layer, size_t sequence, size_t length) override;
-  std::span<const KvBlock> blocks(size_t sequence) const override { return get(sequence).blocks; }
-  size_t num_blocks() const override { return capacity_tokens() / kernels::kPageTokens; }
-  std::vector<parallel::BlockCopy> take_copies() override;
+  std::span<const KvBlock> blocks(SequenceId sequence) const { return get(sequence).blocks; }
+  std::weak_ptr<const void> life() const override { return life_; }
+  std::vector<std::byte> take_changes() override;
+  // In a copy: the next sequence that is created gets this number, which none has.
+  void number_next(SequenceId sequence);
 
  private:
   KvSequence& get(SequenceId sequence);
   const KvSequence& get(SequenceId sequence) const;
   SequenceId unused_slot();
+  SequenceId begin_sequence(std::shared_ptr<const KvPolicy> policy);
+  size_t cut(SequenceId sequence, size_t num_tokens);
+  bool find_room(SequenceId sequence, size_t num_tokens, size_t keep_free_tokens);
   void grow_page_table(KvSequence& s, size_t num_pages);
   void set_page(KvSequence& s, size_t index, KvBlock block);
   void keep_pages(KvSequence& s, size_t num_pages);
@@ -152,6 +159,8 @@ class KvCache final : public parallel::LeadingPages {
   std::vector<KvBlock> taken_;      // of one reserve()
   std::vector<uint8_t> scratch_;    // a page on its way to be narrow
   uint64_t clock_ = 0;
+  std::shared_ptr<const void> life_ = std::make_shared<char>();
+  std::unique_ptr<KvJournal> journal_;  // where there are copies; they have no sequence taken out or put in
 };
 
 }  // namespace weft::text

@@ -67,14 +67,6 @@ void KvPool::copy(KvBlock from, KvBlock to) {
     for (size_t head = 0; head < options_.shape.num_kv_heads; ++head)
       std::memcpy(page(layer, to) + head * head_stride_, page(layer, from) + head * head_stride_,
                   head_bytes_);
-  const std::lock_guard lock(mutex_);
-  if (notes_copies_) copies_.emplace_back(from, to);
-}
-
-std::vector<std::pair<KvBlock, KvBlock>> KvPool::take_copies() {
-  const std::lock_guard lock(mutex_);
-  notes_copies_ = true;
-  return std::exchange(copies_, {});
 }
 
 size_t KvPool::free_tokens() const {

@@ -66,8 +66,6 @@ class KvPool {
   // Whether one owner alone has it, beside its being kept.
   bool has_one_user(KvBlock block) const;
   void copy(KvBlock from, KvBlock to);
-  // Copies since the last call, for ranks that keep the same blocks; from the first call on.
-  std::vector<std::pair<KvBlock, KvBlock>> take_copies();
 
   // Where a layer's page of a block begins; its heads lie head_stride() apart.
   uint8_t* page(size_t layer, KvBlock block);
@@ -139,8 +137,6 @@ class KvPool {
   Buffer memory_;
 
   mutable std::mutex mutex_;  // guards the rest
-  bool notes_copies_ = false;
-  std::vector<std::pair<KvBlock, KvBlock>> copies_;
   std::vector<uint32_t> owners_;   // per block; being kept counts as one
   std::vector<KvBlock> free_;      // stack
   std::vector<uint32_t> node_of_;  // per block; kRoot: not kept

@@ -89,13 +89,9 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
   out.asked_context_ = out.context_ = choose_context(checkpoint, options.context);
   out.policy_ = make_policy(checkpoint, options.kv, out.context_);
   if (out.policy_) out.context_ = std::min(out.context_, out.policy_->max_length());
-  if (options.crew && (out.policy_ || options.head != models::HeadLoading::kNow || options.experts))
+  if (options.crew && options.experts)
     fail(ErrorKind::kUnsupported,
-         "several ranks need a KV cache of 16 bit throughout, the whole vocabulary and all experts in "
-         "memory: leave out {}",
-         out.policy_       ? "--kv"
-         : options.experts ? "--expert-memory"
-                           : "--vocab-profile and --vocab-mode");
+         "several ranks need all experts in memory: leave out --expert-memory");
   out.make_plan();
   if (options.on_plan) options.on_plan(out.plan_);
   check_memory(checkpoint, out.plan_, options.available_bytes);

@@ -60,11 +60,11 @@ using formats::ChatMessage;
 
 class TextModel {
  public:
-  // kUnsupported: several ranks and a KV policy, a head that waits or streamed experts. kInvalidInput:
-  // experts are to be streamed and the model has none, a context longer than the model's, or a KV
-  // policy that cannot be (KvPolicy) or cannot hold its max_length. kOutOfResources: more memory than
-  // `available_bytes`, before any is taken. Else as open_checkpoint and load_language_model, and what
-  // `progress` throws (Ctrl-C while a large file is loaded or its experts are packed).
+  // kUnsupported: several ranks and streamed experts. kInvalidInput: experts are to be streamed and
+  // the model has none, a context longer than the model's, or a KV policy that cannot be (KvPolicy)
+  // or cannot hold its max_length. kOutOfResources: more memory than `available_bytes`, before any is
+  // taken. Else as open_checkpoint and load_language_model, and what `progress` throws (Ctrl-C while
+  // a large file is loaded or its experts are packed).
   static TextModel load(const std::filesystem::path& path, const TextModelOptions& options,
                         const CoreSet& cores, const ProgressFn& progress = {});
 
@@ -84,7 +84,7 @@ class TextModel {
   const std::shared_ptr<const KvPolicy>& kv_policy() const { return policy_; }  // null: plain
   kernels::KvFormat kv_format() const { return options_.kv_format; }
   // Lets requests have keys and values in fewer bits than the model's own (DecodeRequest::kv). Before
-  // the model is shared, and where it is this process that computes. Without effect where memory decides
+  // the model is shared, and not where worker processes compute. Without effect where memory decides
   // about widths, or they differ by layer.
   void offer_kv_widths();
   // Of a request that asks for such widths of its keys or values; null: the model's own.

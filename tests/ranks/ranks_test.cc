@@ -75,6 +75,31 @@ TEST(mpi, generate_answers_as_one_process_does) {
   check({"-n", "4"}, {"--tensor-parallel", "2", "--sequence-parallel", "2"});
 }
 
+// How keys and values are kept, and which of the vocabulary's tokens the head computes, with the same
+// flags in one process and on ranks.
+TEST(mpi, narrow_caches_and_vocabularies_answer_as_one_process_does) {
+  const auto check = [](size_t num_ranks, const std::vector<std::string>& how,
+                        const std::vector<std::string>& ranks) {
+    std::vector<std::string> alone = generate(1, how);
+    alone.erase(alone.begin());
+    const Finished expected = run_weft(alone);
+    ASSERT_EQ(expected.exit_code, 0) << expected.err;
+    std::vector<std::string> more = how;
+    more.insert(more.end(), ranks.begin(), ranks.end());
+    std::vector<std::string> command = generate(1, more);
+    command.insert(command.begin(), {"-n", std::to_string(num_ranks)});
+    const Finished run = mpirun(command);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(run.out, expected.out) << testing::PrintToString(more);
+  };
+  check(2, {"--kv", "8"}, {});
+  check(2, {"--kv-k", "8", "--kv-v", "4"}, {});
+  check(2, {"--kv", "pressure"}, {"--sequence-parallel", "2"});
+  for (const std::string mode : {"hybrid", "draft", "verify"})
+    check(2, {"--vocab-mode", mode}, {});
+  check(2, {"--vocab-mode", "verify"}, {"--sequence-parallel", "2"});
+}
+
 TEST(mpi, commands_that_cannot_work_together_are_refused) {
   const auto refused = [](std::vector<std::string> arguments, const std::string& words) {
     const Finished run = mpirun(std::move(arguments));
@@ -89,9 +114,9 @@ TEST(mpi, commands_that_cannot_work_together_are_refused) {
   };
   refused(job(generate(1, {}), generate(2, {})), "rank 1 on ");
   refused(job(generate(1, {}), generate(1, {"--sequence-parallel", "2"})), "has the plan");
-  std::vector<std::string> narrow = generate(1, {"--kv", "8"});
-  narrow.insert(narrow.begin(), {"-n", "2"});
-  refused(narrow, "leave out --kv");
+  std::vector<std::string> streamed = generate(1, {"--expert-memory", "50%"});
+  streamed.insert(streamed.begin(), {"-n", "2"});
+  refused(streamed, "leave out --expert-memory");
   std::vector<std::string> three = generate(1, {});
   three.insert(three.begin(), {"-n", "3"});
   refused(three, "2 heads of keys and values");
