@@ -101,6 +101,14 @@ nlohmann::ordered_json vocabulary_json(const text::VocabUse& use) {
           {"rejected_drafts", use.rejected}, {"whole_head", use.whole}};
 }
 
+void print_rank_memory(const text::TextModel& model) {
+  const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  const auto ranks = parallel::memory_of_ranks(model.model());
+  for (size_t r = 0; r < ranks.size(); ++r)
+    fmt::print(stderr, "rank {}: {:.1f} MiB of memory of its own, weights {:.1f} of them\n", r,
+               mib(ranks[r].own_bytes), mib(ranks[r].weight_bytes));
+}
+
 void print_json(const text::Generation& g, const Options& options, const text::TextModel& model) {
   nlohmann::ordered_json out = {
       {"text", g.text},
@@ -121,6 +129,8 @@ void print_json(const text::Generation& g, const Options& options, const text::T
                       {"late", c.late},               {"bytes_read", c.bytes_read},
                       {"stall_seconds", c.stall_s}};
   }
+  for (const parallel::RankMemory& rank : parallel::memory_of_ranks(model.model()))
+    out["ranks"].push_back({{"weight_bytes", rank.weight_bytes}, {"own_bytes", rank.own_bytes}});
   fmt::print("{}\n", out.dump(2));
 }
 
@@ -160,6 +170,7 @@ void generate(const Options& options, StopToken stop) {
     print_speed(result);
     print_vocabulary(result.vocab);
     print_expert_counters(loaded.model);
+    print_rank_memory(loaded.model);
   }
   if (result.reason == text::FinishReason::kCancelled) fail(ErrorKind::kCancelled, "stopped");
 }

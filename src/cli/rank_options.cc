@@ -39,7 +39,7 @@ std::filesystem::path tunings_path(const std::string& asked) {
     ThreadPool pool(threads);
     const auto share = models::load_language_model(std::move(checkpoint), pool.cores(), {}, head,
                                                    nullptr, {}, crew.team);
-    text::KvCopies copies(*share);
+    text::KvCopies copies(*share, crew.row());
     parallel::follow(crew, *share, copies, pool.cores());
   }
   job().reset();
@@ -66,6 +66,12 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
                   "each host); auto: the one whose transfers are quickest on these links")
       ->capture_default_str()
       ->type_name("NAME");
+  command
+      .add_option("--sequence-cache", options.cache,
+                  "Where its keys and values are: divided (each team has some, and they meet at each "
+                  "layer of each token), whole (every team has all)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"divided", "whole"}));
   command
       .add_option("--overlap", options.overlap,
                   "Let sums over the ranks travel while they are computed: on, off")
@@ -95,6 +101,7 @@ std::shared_ptr<parallel::Crew> meet_ranks(const RankOptions& options,
   parallel::RankPlan plan{.tensor = options.tensor,
                           .sequence = options.sequence,
                           .exchange = options.exchange,
+                          .divide_cache = options.cache == "divided",
                           .overlap = options.overlap == "on",
                           .tunings = tunings_path(options.tunings),
                           .notice = [](const std::string& text) {

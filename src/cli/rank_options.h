@@ -12,7 +12,7 @@ namespace weft::cli {
 
 struct RankOptions {
   size_t tensor = 0, sequence = 1;  // tensor 0: the number of ranks / sequence
-  std::string exchange = "tasp", overlap = "on";
+  std::string exchange = "tasp", cache = "divided", overlap = "on";
   std::string tunings;  // a file, "none", or empty: the default one
 };
 

@@ -227,7 +227,8 @@ class Server {
     auto model = std::make_unique<text::TextModel>(
         text::TextModel::load(named.path, how, pool_.cores(), progress));
     tailor(*model, options_.vocab, profiles_, pool_.cores());
-    if (!options_.isolate) model->offer_kv_widths();
+    // Pages are divided in 16 bit alone.
+    if (!options_.isolate && !(crew_ && crew_->plan.divides_cache())) model->offer_kv_widths();
     auto isolation = weights != nullptr
                          ? isolate(named.path, how.kv_format, *model, std::move(weights))
                          : nullptr;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "parallel/exchange_named.h"
 #include "parallel/exchange_trial.h"
 #include "parallel/flash_overlap/team.h"
@@ -20,8 +21,8 @@ using models::LogitsWanted;
 using models::SequenceInput;
 using models::Token;
 
-constexpr uint32_t kPassTag = 2;
-enum class Order : uint32_t { kPass, kHead, kDismiss };
+constexpr uint32_t kPassTag = 2, kMemoryTag = 3;
+enum class Order : uint32_t { kPass, kHead, kMemory, kDismiss };
 
 // ---- a pass, as rank 0 sends it
 
@@ -106,13 +107,31 @@ std::vector<SequenceInput> own_part(const ExchangedAttention& spread, const Sequ
   return out;
 }
 
+void forward_with(models::SpreadAttention& attention, const models::LanguageModel& model,
+                  SharedPages& pages, std::span<const SequenceInput> batch, float* logits,
+                  models::Workspace& workspace, const CoreSet& cores) {
+  workspace.spread = &attention;
+  try {
+    model.forward(batch, pages, logits, workspace, cores);
+  } catch (...) {
+    workspace.spread = nullptr;
+    throw;
+  }
+  workspace.spread = nullptr;
+}
+
 void run_pass(Crew& crew, const models::LanguageModel& share, SharedPages& pages, bool spread,
               std::span<const SequenceInput> batch, float* logits, models::Workspace& workspace,
               const CoreSet& cores) {
   if (spread)
-    spread_pass(*crew.spread, share, pages, batch.front(), logits, workspace, cores);
-  else
-    share.forward(batch, pages, logits, workspace, cores);
+    return spread_pass(*crew.spread, share, pages, batch.front(), logits, workspace, cores);
+  if (pages.division() == 1) return share.forward(batch, pages, logits, workspace, cores);
+  crew.divided->begin(pages, batch);
+  forward_with(*crew.divided, share, pages, batch, logits, workspace, cores);
+}
+
+RankMemory memory_with(const models::LanguageModel& share) {
+  return {.weight_bytes = share.weight_bytes(), .own_bytes = resident_memory().anonymous_bytes};
 }
 
 // ---- rank 0
@@ -141,6 +160,22 @@ class LeadingModel final : public models::LanguageModel {
   size_t packed_head_bytes() const override { return share_->packed_head_bytes(); }
   size_t embedding_bytes() const override { return share_->embedding_bytes(); }
   TensorView head_weight() const override { return share_->head_weight(); }
+  const Crew& crew() const { return *crew_; }
+
+  std::vector<RankMemory> memory() const {
+    const std::scoped_lock lock(mutex_);
+    check_present();
+    std::vector<RankMemory> out = {memory_with(*share_)};
+    LetterWriter writer;
+    writer.put(Order::kMemory);
+    together([&] {
+      send_to_all(crew_->ranks, writer.bytes());
+      for (size_t r = 1; r < crew_->ranks.size(); ++r)
+        crew_->ranks.receive(std::as_writable_bytes(std::span(&out.emplace_back(), 1)), r,
+                             kMemoryTag);
+    });
+    return out;
+  }
 
   void head(const float* hidden, size_t num_rows, float* logits, models::Workspace& workspace,
             const CoreSet& cores) const override {
@@ -170,7 +205,7 @@ class LeadingModel final : public models::LanguageModel {
         if (token < 0 || static_cast<size_t>(token) >= config().vocab_size)
           fail(ErrorKind::kInvalidInput, "token {} is outside the model's vocabulary of {}", token,
                config().vocab_size);
-    const bool spread = is_spread(batch);
+    const bool spread = is_spread(batch, *pages);
     together([&] {
       announce(batch, *pages, spread);
       run_pass(*crew_, *share_, *pages, spread, batch, logits, workspace, cores);
@@ -192,7 +227,9 @@ class LeadingModel final : public models::LanguageModel {
     }
   }
 
-  bool is_spread(std::span<const SequenceInput> batch) const {
+  bool is_spread(std::span<const SequenceInput> batch, const SharedPages& pages) const {
+    // What somebody else has of the first new page would be missing.
+    if (pages.division() != 1 && batch[0].first_position % kernels::kPageTokens != 0) return false;
     return crew_->spread && batch.size() == 1 && batch[0].hidden == nullptr &&
            batch[0].logits != LogitsWanted::kAll &&
            batch[0].tokens.size() >= kSpreadTokens * crew_->plan.sequence;
@@ -248,7 +285,9 @@ class LeadingModel final : public models::LanguageModel {
 std::string RankPlan::describe() const {
   std::string out = fmt::format("tensor {}", tensor);
   if (tensor > 1) out += overlap ? " (overlapped)" : " (plain)";
-  if (sequence > 1) out += fmt::format(" x sequence {} ({})", sequence, exchange);
+  if (sequence > 1)
+    out += fmt::format(" x sequence {} ({}, {} cache)", sequence, exchange,
+                       divide_cache ? "divided" : "whole");
   return out;
 }
 
@@ -257,8 +296,8 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
     fail(ErrorKind::kInvalidInput,
          "--tensor-parallel {} times --sequence-parallel {} is not the number of ranks, {}",
          plan.tensor, plan.sequence, ranks.size());
-  auto crew = std::make_shared<Crew>(Crew{.ranks = ranks, .plan = plan, .team = {}, .spread = {}});
-  const size_t row = ranks.rank() / plan.tensor, column = ranks.rank() % plan.tensor;
+  auto crew = std::make_shared<Crew>(Crew{.ranks = ranks, .plan = plan, .team = {}, .spread = {}, .divided = {}});
+  const size_t row = crew->row(), column = ranks.rank() % plan.tensor;
   std::vector<size_t> members;
   if (plan.tensor > 1) {
     for (size_t i = 0; i < plan.tensor; ++i) members.push_back(row * plan.tensor + i);
@@ -290,6 +329,7 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
     exchange = exchange_called(plan.exchange, plan.sequence, nodes);
   }
   crew->spread = std::make_unique<ExchangedAttention>(line, std::move(exchange), true, true);
+  crew->divided = std::make_unique<DividedAttention>(line);
   return crew;
 }
 
@@ -325,19 +365,22 @@ std::unique_ptr<models::LanguageModel> lead(std::shared_ptr<Crew> crew,
   return std::make_unique<LeadingModel>(std::move(crew), std::move(share));
 }
 
+size_t cache_division(const models::LanguageModel& model) {
+  const auto* const leading = dynamic_cast<const LeadingModel*>(&model);
+  return leading != nullptr && leading->crew().plan.divides_cache() ? leading->crew().plan.sequence
+                                                                    : 1;
+}
+
+std::vector<RankMemory> memory_of_ranks(const models::LanguageModel& model) {
+  const auto* const leading = dynamic_cast<const LeadingModel*>(&model);
+  return leading == nullptr ? std::vector<RankMemory>{} : leading->memory();
+}
+
 void spread_pass(ExchangedAttention& spread, const models::LanguageModel& model, SharedPages& pages,
                  const SequenceInput& whole, float* logits, models::Workspace& workspace,
                  const CoreSet& cores) {
   spread.begin(pages, whole.sequence, whole.first_position, whole.tokens.size());
-  const auto part = own_part(spread, whole);
-  workspace.spread = &spread;
-  try {
-    model.forward(part, pages, logits, workspace, cores);
-  } catch (...) {
-    workspace.spread = nullptr;
-    throw;
-  }
-  workspace.spread = nullptr;
+  forward_with(spread, model, pages, own_part(spread, whole), logits, workspace, cores);
 }
 
 void follow(Crew& crew, const models::LanguageModel& share, CacheCopies& copies,
@@ -355,6 +398,11 @@ void follow(Crew& crew, const models::LanguageModel& share, CacheCopies& copies,
       std::vector<float> hidden(num_rows * share.config().hidden_size);
       reader.get_all(std::span(hidden));
       share.head(hidden.data(), num_rows, nullptr, *workspace, cores);
+      continue;
+    }
+    if (order == Order::kMemory) {
+      const RankMemory memory = memory_with(share);
+      crew.ranks.send(std::as_bytes(std::span(&memory, 1)), 0, kMemoryTag);
       continue;
     }
     const Pass pass = read_pass(reader);

@@ -23,6 +23,9 @@ class SharedPages : public kernels::KvStore {
   virtual bool in_place(size_t /*sequence*/) const { return true; }
   // All pages that `sequence` has room for, stored or not. They may be written to.
   virtual std::span<const kernels::KvPage> reserved(size_t layer, size_t sequence) const = 0;
+  // Of each sequence this store has every division()-th page alone; others are null in reserved(), and
+  // append() passes over them. Where it is more than 1, nothing is in place.
+  virtual size_t division() const { return 1; }
   // The first `length` tokens have been written in place.
   virtual void set_length(size_t layer, size_t sequence, size_t length) = 0;
 };

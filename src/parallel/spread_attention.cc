@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "base/error.h"
 #include "kernels/quantize.h"
+#include "parallel/partial_attention.h"
 
 namespace weft::parallel {
 namespace {
@@ -50,19 +49,6 @@ void read_kv(const kernels::KvShape& shape, const kernels::KvPage& page, size_t 
       }
     }
   }
-}
-
-// out, with the log-sum-exp a of its keys, and part, with b, become the result over both.
-void merge(float* out, float& a, const float* part, float b, size_t dim) {
-  if (a == -std::numeric_limits<float>::infinity()) {
-    std::copy_n(part, dim, out);
-    a = b;
-    return;
-  }
-  const float larger = std::max(a, b), smaller = std::min(a, b);
-  const float weight = 1 / (1 + std::exp2(a - b));  // of the part; 0 where 2^(a - b) overflows
-  for (size_t i = 0; i < dim; ++i) out[i] += weight * (part[i] - out[i]);
-  a = larger + std::log2(1 + std::exp2(smaller - larger));
 }
 
 }  // namespace
@@ -111,7 +97,9 @@ void ExchangedAttention::find_pages(size_t layer) {
   }
   const size_t first = placement_.first_page(), num_new = placement_.pages().num_tokens;
   const size_t head_bytes = shape_.kv.head_bytes(cache_->format());
-  const auto stored = cache_->view(layer, sequence_).pages;
+  const bool divided = cache_->division() != 1;
+  const auto stored = divided ? cache_->reserved(layer, sequence_).first(first)
+                              : cache_->view(layer, sequence_).pages;
   uint8_t* const room = new_pages_.need(num_new * page_bytes_);
   pages_.assign(stored.begin(), stored.begin() + static_cast<ptrdiff_t>(first));
   for (size_t i = 0; i < num_new; ++i)
@@ -162,10 +150,34 @@ void ExchangedAttention::append_all(size_t layer) {
   }
 }
 
-// A piece is its pages, head by head.
+void ExchangedAttention::keep_own(size_t layer) {
+  const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
+  const auto reserved = cache_->reserved(layer, sequence_);
+  for (size_t i = placement_.first_page(); i < pages_.size(); ++i)
+    for (size_t head = 0; head < shape_.kv.num_kv_heads && reserved[i].data != nullptr; ++head)
+      std::memcpy(const_cast<uint8_t*>(reserved[i].head_keys(head)), pages_[i].head_keys(head),
+                  head_bytes);
+  cache_->set_length(layer, sequence_, placement_.end_position());
+}
+
+// Earlier pages that a rank has where they are divided, and those of them that go with a piece, in the
+// order of its list.
+size_t ExchangedAttention::num_earlier(size_t rank) const {
+  const size_t n = cache_->division();
+  return n == 1 ? 0 : (placement_.first_page() + n - 1 - rank) / n;
+}
+TokenRange ExchangedAttention::earlier(size_t rank, size_t piece) const {
+  return parallel::part({0, num_earlier(rank)}, exchange_.num_pieces, piece);
+}
+
+// A piece is its pages, head by head; earlier ones come first.
 void ExchangedAttention::pack(size_t source, size_t piece, std::span<std::byte> to) const {
   const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
   std::byte* at = to.data();
+  const TokenRange before = earlier(source, piece);
+  for (size_t i = before.begin; i < before.end; ++i)
+    for (size_t head = 0; head < shape_.kv.num_kv_heads; ++head, at += head_bytes)
+      std::memcpy(at, pages_[source + i * cache_->division()].head_keys(head), head_bytes);
   for (const TokenRange& stretch : {placement_.pages().piece_front(source, piece),
                                     placement_.pages().piece_back(source, piece)})
     for (size_t i = stretch.begin; i < stretch.end; ++i)
@@ -175,7 +187,7 @@ void ExchangedAttention::pack(size_t source, size_t piece, std::span<std::byte> 
 
 void ExchangedAttention::unpack(const Transfers::Piece& p) const {
   const size_t head_bytes = 2 * shape_.kv.head_bytes(cache_->format());
-  const std::byte* at = p.bytes.data();
+  const std::byte* at = p.bytes.data() + earlier(p.source, p.piece).size() * page_bytes_;
   for (const TokenRange& stretch : {placement_.pages().piece_front(p.source, p.piece),
                                     placement_.pages().piece_back(p.source, p.piece)})
     for (size_t i = stretch.begin; i < stretch.end; ++i)
@@ -213,7 +225,7 @@ void ExchangedAttention::see(const Pages& pages, size_t first_row, size_t num_ro
   cores.parallel_for(num_rows, 16, [&](size_t begin, size_t end, size_t) {
     for (size_t row = begin; row < end; ++row)
       for (size_t h = 0; h < heads; ++h)
-        merge(out + (first_row + row) * stride + h * dim, sums[(first_row + row) * heads + h],
+        merge_partial(out + (first_row + row) * stride + h * dim, sums[(first_row + row) * heads + h],
               part + row * stride + h * dim, part_sums[row * heads + h], dim);
   });
 }
@@ -222,17 +234,20 @@ void ExchangedAttention::see(const Pages& pages, size_t first_row, size_t num_ro
 // sequence of its own, in which the stretch at the back follows the one at the front.
 void ExchangedAttention::attend_own(const float* q, float* out, const CoreSet& cores) {
   const size_t heads = shape_.num_heads, dim = shape_.kv.head_dim, stride = heads * dim;
-  const size_t rank = ranks_.rank(), before = placement_.first_page();
+  const size_t rank = ranks_.rank(), first_page = placement_.first_page();
   const TokenRange front = placement_.front(rank), back = placement_.back(rank);
   const TokenRange front_pages = placement_.pages().front(rank);
   const TokenRange back_pages = placement_.pages().back(rank);
   float* const sums = log_sums_.need((front.size() + back.size()) * heads);
-  Pages pages(pages_.begin(), pages_.begin() + static_cast<ptrdiff_t>(before));
+  Pages pages;
+  for (size_t i = 0; i < first_page; ++i)
+    if (pages_[i].data != nullptr) pages.push_back(pages_[i]);
+  const size_t before = pages.size();  // all earlier ones, or this rank's of them
   add_pages(front_pages, pages);
   add_pages(back_pages, pages);
   if (!causal_) {
     std::fill_n(sums, (front.size() + back.size()) * heads,
-                -std::numeric_limits<float>::infinity());
+                kNoKeys);
     return see(pages, 0, front.size(), q, out, cores);
   }
   std::vector<kernels::AttentionCall> calls;
@@ -240,7 +255,7 @@ void ExchangedAttention::attend_own(const float* q, float* out, const CoreSet& c
                             size_t first_row) {
     if (stretch.size() == 0) return;
     const size_t first = (before + pages_before) * kPageTokens +
-                         (stretch.begin - (before + its_pages.begin) * kPageTokens);
+                         (stretch.begin - (first_page + its_pages.begin) * kPageTokens);
     calls.push_back({.q = q + first_row * stride,
                      .q_stride = stride,
                      .out = out + first_row * stride,
@@ -278,9 +293,19 @@ void ExchangedAttention::attend_received(std::span<const Transfers::Piece> piece
     if (back_sees) add_pages(stretch, seen_by_back_);
   };
   for (const auto& [source, piece, bytes] : pieces) {
-    const bool earlier = source < rank;
-    add(placement_.pages().piece_front(source, piece), !causal_ || earlier, !causal_ || zigzag_);
-    add(placement_.pages().piece_back(source, piece), !causal_, !causal_ || !earlier);
+    const TokenRange before = earlier(source, piece);
+    for (size_t i = 0; i < before.size(); ++i) {  // where they came, in pages_'s form
+      const kernels::KvPage page{
+          .data = reinterpret_cast<const uint8_t*>(bytes.data()) + i * page_bytes_,
+          .head_stride = 2 * shape_.kv.head_bytes(cache_->format()),
+          .k_format = cache_->format(),
+          .v_format = cache_->format()};
+      seen_by_front_.push_back(page);
+      seen_by_back_.push_back(page);
+    }
+    const bool is_before = source < rank;
+    add(placement_.pages().piece_front(source, piece), !causal_ || is_before, !causal_ || zigzag_);
+    add(placement_.pages().piece_back(source, piece), !causal_, !causal_ || !is_before);
   }
   if (tail != nullptr) {  // only without a mask: nobody is younger
     add_pages(*tail, seen_by_front_);
@@ -300,7 +325,8 @@ void ExchangedAttention::attend(const kernels::AttentionShape& shape, size_t lay
   Transfers transfers(
       ranks_, exchange_,
       [this](size_t source, size_t piece) {
-        return placement_.pages().piece_tokens(source, piece) * page_bytes_;
+        return (earlier(source, piece).size() + placement_.pages().piece_tokens(source, piece)) *
+               page_bytes_;
       },
       room_);
   {
@@ -335,6 +361,8 @@ void ExchangedAttention::attend(const kernels::AttentionShape& shape, size_t lay
   const Stopwatch timer(times.copying_s);
   if (cache_->in_place(sequence_))
     cache_->set_length(layer, sequence_, placement_.end_position());
+  else if (cache_->division() != 1)
+    keep_own(layer);
   else
     append_all(layer);
 }

@@ -9,7 +9,9 @@
 //
 // A sequence may go on: tokens before `first_position` are in every rank's cache, and so are all
 // new ones when attend() returns. So every rank could go on alone. Where older pages are narrow, new
-// ones are kept aside in 16 bit until all of the layer's have been attended to.
+// ones are kept aside in 16 bit until all of the layer's have been attended to. So are they where each
+// rank has some of a sequence's pages (SharedPages::division); earlier ones travel with the new ones
+// then, and the first new one begins a page.
 #pragma once
 
 #include <cstddef>
@@ -82,6 +84,9 @@ class ExchangedAttention final : public models::SpreadAttention {
   void find_pages(size_t layer);
   void store(const float* k, const float* v);
   void append_all(size_t layer);
+  void keep_own(size_t layer);
+  size_t num_earlier(size_t rank) const;
+  TokenRange earlier(size_t rank, size_t piece) const;
   void pack(size_t source, size_t piece, std::span<std::byte> to) const;
   void unpack(const Transfers::Piece& piece) const;
   void add_pages(TokenRange pages, Pages& list) const;

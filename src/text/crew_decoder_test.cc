@@ -55,7 +55,7 @@ void with_crew(const std::string& file, const RankPlan& plan, Body&& body,
     if (ranks.rank() == 0) {
       body(std::shared_ptr<const LanguageModel>(parallel::lead(crew, std::move(share))));
     } else {
-      KvCopies copies(*share);
+      KvCopies copies(*share, crew->row());
       parallel::follow(*crew, *share, copies, CoreSet());
     }
   });
@@ -75,7 +75,8 @@ Answer greedy(const LanguageModel& model, std::span<const Token> prompt, size_t 
   KvCache cache(KvCacheOptions{.num_layers = model.config().num_layers,
                                .shape = model.kv_shape(),
                                .capacity_tokens = 512,
-                               .policy = policy});
+                               .policy = policy,
+                               .division = policy ? 1 : parallel::cache_division(model)});
   const auto workspace = model.make_workspace();
   const SequenceId sequence = cache.create();
   Answer out;
@@ -152,6 +153,8 @@ TEST(crew, sequence_parallel_answers_like_one_process) {
   for (const std::string exchange : {"tasp", "direct", "zigzag", "auto"})
     for (const size_t n : {2, 3}) {
       expect_like_one_process("f16", {.sequence = n, .exchange = exchange}, 400, 400);
+      expect_like_one_process(
+          "f16", {.sequence = n, .exchange = exchange, .divide_cache = false}, 400, 400);
       expect_like_one_process("q8_0", {.sequence = n, .exchange = exchange}, 389, 389);
     }
 }
@@ -159,6 +162,18 @@ TEST(crew, sequence_parallel_answers_like_one_process) {
 TEST(crew, pieces_of_a_prompt_are_divided_or_not_as_they_are_long) {
   expect_like_one_process("f16", {.sequence = 2}, 450, 300);  // 300 divided, 150 not
   expect_like_one_process("f16", {.sequence = 2}, 100, 100);
+  expect_like_one_process("f16", {.sequence = 2, .divide_cache = false}, 450, 300);
+}
+
+// Pages of earlier pieces that others have travel with the new ones; a piece that begins inside a page
+// is not divided.
+TEST(crew, a_prompt_in_several_divided_pieces) {
+  for (const std::string exchange : {"tasp", "direct", "zigzag"})
+    for (const bool divide : {true, false})
+      expect_like_one_process(
+          "f16", {.sequence = 2, .exchange = exchange, .divide_cache = divide}, 470, 160);
+  expect_like_one_process("f16", {.tensor = 2, .sequence = 3, .exchange = "tasp"}, 470, 384);
+  expect_like_one_process("f16", {.sequence = 2}, 470, 270);
 }
 
 TEST(crew, both_at_once) {

@@ -458,7 +458,7 @@ void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_
       kernels::write_kv(options_.shape, options_.format, const_cast<uint8_t*>(page.data),
                         page.head_stride, in_page, count, k + done * stride, v + done * stride,
                         stride, const_cast<uint8_t*>(page.values));
-    } else {
+    } else if (has_page(index)) {
       kernels::write_kv(options_.shape, options_.format, pool_->page(layer, s.blocks[index]),
                         pool_->head_stride(), in_page, count, k + done * stride, v + done * stride,
                         stride);
@@ -470,7 +470,7 @@ void KvCache::append(size_t layer, size_t sequence, size_t first_position, size_
 
 kernels::KvView KvCache::view(size_t layer, size_t sequence) const {
   const KvSequence& s = get(sequence);
-  WEFT_ASSERT(layer < options_.num_layers);
+  WEFT_ASSERT(layer < options_.num_layers && options_.division == 1);
   const size_t length = s.layer_length[layer];
   return {.pages = std::span(s.pages).subspan(layer * s.pages_per_layer, pages_for(length)),
           .length = length};
@@ -572,6 +572,12 @@ void KvCache::grow_page_table(KvSequence& s, size_t num_pages) {
 void KvCache::set_page(KvSequence& s, size_t index, KvBlock block) {
   if (index == s.blocks.size()) s.blocks.push_back(block);
   s.blocks[index] = block;
+  if (!has_page(index)) {  // and entries may be those of another sequence that was here
+    for (size_t layer = 0; layer < options_.num_layers; ++layer)
+      s.pages[layer * s.pages_per_layer + index] = {};
+    return;
+  }
+  if (options_.division != 1) pool_->hold(block);
   for (size_t layer = 0; layer < options_.num_layers; ++layer)
     s.pages[layer * s.pages_per_layer + index] = {.data = pool_->page(layer, block),
                                                   .head_stride = pool_->head_stride(),

@@ -122,7 +122,10 @@ class KvCache final : public parallel::LeadingPages {
 
   // For ranks that compute with pages of their own, and processes that compute with the same ones.
   kernels::KvFormat format() const override { return options_.format; }
-  bool in_place(size_t sequence) const override { return !get(sequence).narrow; }
+  bool in_place(size_t sequence) const override {
+    return options_.division == 1 && !get(sequence).narrow;
+  }
+  size_t division() const override { return options_.division; }
   std::span<const kernels::KvPage> reserved(size_t layer, size_t sequence) const override;
   void set_length(size_t layer, size_t sequence, size_t length) override;
   std::span<const KvBlock> blocks(SequenceId sequence) const { return get(sequence).blocks; }
@@ -141,6 +144,7 @@ class KvCache final : public parallel::LeadingPages {
   void grow_page_table(KvSequence& s, size_t num_pages);
   void set_page(KvSequence& s, size_t index, KvBlock block);
   void keep_pages(KvSequence& s, size_t num_pages);
+  bool has_page(size_t index) const { return index % options_.division == options_.part; }
   bool reserve_plain(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
   bool reserve_narrow(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);
   bool reserve_pressed(KvSequence& s, size_t stored, size_t num_tokens, size_t keep_free_tokens);

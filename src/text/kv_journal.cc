@@ -87,6 +87,7 @@ void change(KvCache& cache, const std::shared_ptr<const KvPolicy>& usual, Change
 KvJournal::KvJournal(const KvCacheOptions& options) {
   out_.put(options.format);
   out_.put<uint64_t>(options.capacity_tokens);
+  out_.put<uint64_t>(options.division);
   out_.put<uint8_t>(options.policy != nullptr);
   if (options.policy != nullptr) put_policy(options.policy->options(), out_);
 }
@@ -146,7 +147,7 @@ void KvJournal::kept(size_t sequence, uint64_t scope, size_t first_page,
   out_.put_counted(tokens.subspan(before));
 }
 
-KvCopies::KvCopies(const models::LanguageModel& share) : share_(share) {}
+KvCopies::KvCopies(const models::LanguageModel& share, size_t part) : share_(share), part_(part) {}
 
 KvCopies::~KvCopies() = default;
 
@@ -174,6 +175,8 @@ std::unique_ptr<KvCache> KvCopies::make(LetterReader& in) const {
   KvCacheOptions options{.num_layers = share_.config().num_layers, .shape = share_.kv_shape()};
   options.format = in.get<kernels::KvFormat>();
   options.capacity_tokens = in.get<uint64_t>();
+  options.division = in.get<uint64_t>();
+  if (options.division != 1) options.part = part_;
   if (in.get<uint8_t>() != 0) options.policy = read_policy(in);
   return std::make_unique<KvCache>(options);
 }

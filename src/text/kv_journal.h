@@ -44,7 +44,8 @@ class KvJournal {
 // Another rank's copies, for its share of the model.
 class KvCopies final : public parallel::CacheCopies {
  public:
-  explicit KvCopies(const models::LanguageModel& share);
+  // `part`: of sequences whose pages are divided, this rank's (KvCacheOptions).
+  KvCopies(const models::LanguageModel& share, size_t part);
   ~KvCopies() override;
   parallel::SharedPages& apply(uint64_t id, std::span<const std::byte> changes) override;
   void drop(uint64_t id) override;
@@ -54,6 +55,7 @@ class KvCopies final : public parallel::CacheCopies {
   std::unique_ptr<KvCache> make(parallel::LetterReader& in) const;
 
   const models::LanguageModel& share_;
+  size_t part_;
   std::map<uint64_t, std::unique_ptr<KvCache>> caches_;
 };
 

@@ -14,8 +14,6 @@ namespace {
 
 using kernels::kPageTokens;
 
-constexpr size_t kRunBlocks = 16;  // 512 tokens
-
 }  // namespace
 
 KvPool::KvPool(const KvCacheOptions& options) : options_(options) {
@@ -40,8 +38,12 @@ KvPool::KvPool(const KvCacheOptions& options) : options_(options) {
          "shorter context.",
          tokens, block_bytes_ / kPageTokens);
   const size_t bytes = num_runs * kRunBlocks * block_bytes_;
-  memory_ = options.memory ? options.memory(bytes)
-                           : Buffer(bytes, "the KV cache (ask for a shorter context)");
+  WEFT_ASSERT(options.division == 1 || !options.policy);
+  if (options.division != 1)
+    slot_of_.assign(num_blocks, kNoSlot);
+  else
+    memory_ = options.memory ? options.memory(bytes)
+                             : Buffer(bytes, "the KV cache (ask for a shorter context)");
   owners_.resize(num_blocks);
   node_of_.assign(num_blocks, kRoot);
   free_.resize(num_blocks);
@@ -53,16 +55,37 @@ void KvPool::make_resident() {
   // Refused (an old kernel, too little memory): pages come with first use, as without it.
   if (memory_.bytes() != 0) madvise(memory_.data(), memory_.bytes(), MADV_POPULATE_WRITE);
 #endif
-  use_huge_pages(memory_.data(), memory_.bytes());  // shared with other processes, it has none yet
+  if (memory_.bytes() != 0) use_huge_pages(memory_.data(), memory_.bytes());  // shared with other processes, it has none yet
+}
+
+void KvPool::hold(KvBlock block) {
+  uint32_t& slot = slot_of_[block];
+  if (slot != kNoSlot) return;
+  if (free_slots_.empty()) {
+    const size_t first = runs_.size() * kRunBlocks;
+    runs_.emplace_back(kRunBlocks * block_bytes_, "the KV cache (ask for a shorter context)");
+    for (size_t i = kRunBlocks; i-- > 0;) free_slots_.push_back(static_cast<uint32_t>(first + i));
+  }
+  slot = free_slots_.back();
+  free_slots_.pop_back();
 }
 
 uint8_t* KvPool::page(size_t layer, KvBlock block) {
+  if (options_.division != 1) {
+    const uint32_t slot = slot_of_[block];
+    return runs_[slot / kRunBlocks].data() + layer * kRunBlocks * page_bytes_ +
+           slot % kRunBlocks * head_bytes_;
+  }
   const size_t run = block / kRunBlocks;
   return memory_.data() + (run * options_.num_layers + layer) * kRunBlocks * page_bytes_ +
          block % kRunBlocks * head_bytes_;
 }
 
 void KvPool::copy(KvBlock from, KvBlock to) {
+  if (options_.division != 1) {
+    if (slot_of_[from] == kNoSlot) return;  // another part's page
+    hold(to);
+  }
   for (size_t layer = 0; layer < options_.num_layers; ++layer)
     for (size_t head = 0; head < options_.shape.num_kv_heads; ++head)
       std::memcpy(page(layer, to) + head * head_stride_, page(layer, from) + head * head_stride_,
@@ -124,12 +147,19 @@ void KvPool::drop_owner(KvBlock block) {
   WEFT_ASSERT(owners_[block] != 0);
   const uint32_t node = node_of_[block];
   if (--owners_[block] == 0) {
-    free_.push_back(block);
+    free_block(block);
   } else if (node != kRoot && is_idle(node)) {
     ++num_idle_;
     nodes_[node].last_use = ++clock_;
     if (nodes_[node].num_children == 0) leaf_appears(node);
   }
+}
+
+void KvPool::free_block(KvBlock block) {
+  free_.push_back(block);
+  if (options_.division == 1 || slot_of_[block] == kNoSlot) return;
+  free_slots_.push_back(slot_of_[block]);
+  slot_of_[block] = kNoSlot;
 }
 
 // ---- prefixes
@@ -173,7 +203,7 @@ void KvPool::remove_leaf(uint32_t index) {
   --num_idle_;
   node_of_[node.block] = kRoot;
   owners_[node.block] = 0;
-  free_.push_back(node.block);
+  free_block(node.block);
   unused_nodes_.push_back(index);
   if (node.parent == kRoot) return;
   Node& parent = nodes_[node.parent];

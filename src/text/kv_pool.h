@@ -40,6 +40,9 @@ struct KvCacheOptions {
   kernels::KvFormat format = kernels::KvFormat::kF16;
   size_t capacity_tokens = 0;  // rounded up to whole pages of 16 bit; shared by all sequences
   std::shared_ptr<const KvPolicy> policy = nullptr;  // which widths; null: 16 bit
+  // Of every sequence, pages part, part + division, part + 2 division ... alone have memory here; the
+  // others' is in other ranks' pools. Not with a policy.
+  size_t division = 1, part = 0;
   // Where so many bytes come from, such as memory that other processes map; none: the system.
   std::function<Buffer(size_t bytes)> memory = {};
 };
@@ -51,7 +54,10 @@ class KvPool {
   const KvCacheOptions& options() const { return options_; }
   size_t capacity_tokens() const { return owners_.size() * kernels::kPageTokens; }
   size_t free_tokens() const;  // in whole blocks, unused prefixes among them
-  size_t bytes() const { return owners_.size() * block_bytes_; }  // resident or not
+  size_t bytes() const { return owners_.size() * block_bytes_; }  // resident or not, of all parts
+  // With a division: memory for a block that is one of this part's pages, until nobody owns it.
+  void hold(KvBlock block);
+  size_t held_bytes() const { return runs_.size() * kRunBlocks * block_bytes_; }  // for those
   // Has the system hand over all of the memory now. Otherwise it comes with first use, where a
   // virtual machine may take milliseconds for a huge page: a pause in every answer that runs.
   void make_resident();
@@ -101,6 +107,7 @@ class KvPool {
 
  private:
   static constexpr uint32_t kRoot = ~uint32_t{0};
+  static constexpr size_t kRunBlocks = 16;  // 512 tokens
   struct Key {
     uint32_t parent;
     uint64_t scope;
@@ -121,6 +128,7 @@ class KvPool {
   static Key make_key(uint64_t scope, uint32_t parent, std::span<const Token> tokens);
   void add_owner(KvBlock block);
   void drop_owner(KvBlock block);
+  void free_block(KvBlock block);
   bool is_idle(uint32_t node) const { return owners_[nodes_[node].block] == 1; }
   void leaf_appears(uint32_t node);
   void leaf_vanishes(uint32_t node);
@@ -135,6 +143,10 @@ class KvPool {
   // (runs of kRunBlocks blocks, num_layers, num_kv_heads, block of the run, keys and values):
   // attention walks along one head of one layer, and memory becomes resident run by run.
   Buffer memory_;
+  // With a division, runs come as blocks are held, each of which has a slot in one of them.
+  static constexpr uint32_t kNoSlot = ~uint32_t{0};
+  std::vector<Buffer> runs_;
+  std::vector<uint32_t> slot_of_, free_slots_;  // per block; slots to use again
 
   mutable std::mutex mutex_;  // guards the rest
   std::vector<uint32_t> owners_;   // per block; being kept counts as one

@@ -4,6 +4,7 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "parallel/crew.h"
 #include "text/decoder.h"
 #include "text/vocabtailor/tailored_step.h"
 
@@ -62,11 +63,13 @@ class Detached final : public DetachedRequest {
 std::shared_ptr<KvPool> make_pool(const models::LanguageModel& model,
                                   const PlainDecoderOptions& options) {
   if (options.pool != nullptr) return options.pool;
-  return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model.config().num_layers,
-                                                 .shape = model.kv_shape(),
-                                                 .format = options.kv_format,
-                                                 .capacity_tokens = options.capacity_tokens,
-                                                 .policy = options.kv_policy});
+  KvCacheOptions pool{.num_layers = model.config().num_layers,
+                      .shape = model.kv_shape(),
+                      .format = options.kv_format,
+                      .capacity_tokens = options.capacity_tokens,
+                      .policy = options.kv_policy};
+  if (options.kv_policy == nullptr) pool.division = parallel::cache_division(model);
+  return std::make_shared<KvPool>(pool);
 }
 
 // Without a policy.

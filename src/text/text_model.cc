@@ -126,7 +126,9 @@ void TextModel::make_plan() {
     kv_room_ = policy_->peak_blocks(context_) * kernels::kPageTokens;
   }
   const bool waits = options_.head == models::HeadLoading::kWhenNeeded;
-  const size_t kv_bytes = model.kv_bytes_per_token * kv_room_;
+  size_t kv_bytes = model.kv_bytes_per_token * kv_room_;
+  if (options_.crew && options_.crew->plan.divides_cache() && !policy_)
+    kv_bytes = (kv_bytes + options_.crew->plan.sequence - 1) / options_.crew->plan.sequence;
   size_t weight_bytes = model.weight_bytes - (waits ? model.head_bytes : 0);
   if (options_.experts) {
     expert_slots_ =
@@ -238,11 +240,13 @@ std::unique_ptr<PlainDecoder> TextModel::make_decoder(CoreSet cores,
 }
 
 std::shared_ptr<KvPool> TextModel::make_pool(size_t capacity_tokens) const {
-  return std::make_shared<KvPool>(KvCacheOptions{.num_layers = model_->config().num_layers,
-                                                 .shape = model_->kv_shape(),
-                                                 .format = options_.kv_format,
-                                                 .capacity_tokens = capacity_tokens,
-                                                 .policy = policy_});
+  KvCacheOptions pool{.num_layers = model_->config().num_layers,
+                      .shape = model_->kv_shape(),
+                      .format = options_.kv_format,
+                      .capacity_tokens = capacity_tokens,
+                      .policy = policy_};
+  if (policy_ == nullptr) pool.division = parallel::cache_division(*model_);
+  return std::make_shared<KvPool>(pool);
 }
 
 std::vector<Token> TextModel::encode_prompt(std::string_view prompt) const {
