@@ -19,19 +19,6 @@
 
 namespace weft::comm {
 
-bool is_launched_as_rank() {
-  // Open MPI; Slurm and MPICH by PMI; PMIx launchers.
-  for (const char* const variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
-    const char* const size = std::getenv(variable);
-    if (size == nullptr || std::atoi(size) < 2) continue;
-    // A shell inside an allocation has SLURM_NTASKS too; a task that srun started has a step as
-    // well.
-    if (std::string_view(variable) != "SLURM_NTASKS" || std::getenv("SLURM_STEP_ID") != nullptr)
-      return true;
-  }
-  return false;
-}
-
 std::optional<std::chrono::milliseconds> time_from_sigterm_to_sigkill() {
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return std::nullopt;
   const char* const seconds = std::getenv("OMPI_MCA_odls_base_sigkill_timeout");
@@ -536,6 +523,7 @@ class MpiJob::Transport final : public comm::Transport {
 };
 
 std::unique_ptr<MpiJob> MpiJob::join(const MpiOptions& options) {
+  check_launcher();
   set_defaults();
   int provided = 0;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "start");

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/launch.h"
 
 namespace weft::comm {
 
@@ -25,9 +26,6 @@ struct MpiOptions {
   std::chrono::milliseconds silence{5'000};
   CommunicatorOptions communicator = {};
 };
-
-// Whether the environment says that a launcher has started this process as one of several.
-bool is_launched_as_rank();
 
 // How long this process has left once its launcher has sent it SIGTERM (mpirun does when a rank has
 // died, and when it is stopped itself), if it kills soon after; none for other launchers.
