@@ -296,7 +296,8 @@ std::shared_ptr<Crew> make_crew(const comm::Communicator& ranks, const RankPlan&
     fail(ErrorKind::kInvalidInput,
          "--tensor-parallel {} times --sequence-parallel {} is not the number of ranks, {}",
          plan.tensor, plan.sequence, ranks.size());
-  auto crew = std::make_shared<Crew>(Crew{.ranks = ranks, .plan = plan, .team = {}, .spread = {}, .divided = {}});
+  auto crew = std::make_shared<Crew>(
+      Crew{.ranks = ranks, .plan = plan, .team = {}, .spread = {}, .divided = {}});
   const size_t row = crew->row(), column = ranks.rank() % plan.tensor;
   std::vector<size_t> members;
   if (plan.tensor > 1) {
