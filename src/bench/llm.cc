@@ -82,13 +82,17 @@ class Ours {
   // Multiplications and additions of one prompt token in the products of the layers, and the kind
   // of product that most of them are.
   double operations_per_token() const {
-    double operations = 0;
+    double operations = 0, experts = 0;
     for (const std::string& name : checkpoint_->tensor_names()) {
       const TensorView tensor = checkpoint_->require(name);
-      if (name.starts_with("blk.") && tensor.shape.rank() == 2)
-        operations += 2.0 * static_cast<double>(tensor.shape.elements());
+      if (!name.starts_with("blk.")) continue;
+      const double count = 2.0 * static_cast<double>(tensor.shape.elements());
+      if (name.find("_exps.") != name.npos)
+        experts += count;
+      else if (tensor.shape.rank() == 2)
+        operations += count;
     }
-    return operations;
+    return operations + experts * share_of_experts();
   }
   Product product() const {
     const DType type = checkpoint_->require("blk.0.ffn_up.weight").dtype;
@@ -96,16 +100,32 @@ class Ours {
     return type == DType::kBF16 ? Product::kBF16 : Product::kF32;
   }
 
-  // What a decoded token reads on average: every weight, and the keys and values before it.
+  // What a decoded token reads on average: every weight, of a mixture's experts those that it
+  // visits, and the keys and values before it.
   double decode_bytes(const Test& test) const {
     const auto& c = model_->config();
     const kernels::KvShape shape = model_->kv_shape();
     const size_t kv_bytes = c.num_layers * shape.page_bytes(kernels::KvFormat::kF16) /
                             kernels::kPageTokens * (test.depth + test.answer_tokens / 2);
-    return static_cast<double>(model_->weight_bytes() + kv_bytes);
+    const double experts = static_cast<double>(
+        models::plan_memory(*checkpoint_, kernels::KvFormat::kF16, 1).expert_bytes);
+    return static_cast<double>(model_->weight_bytes() + kv_bytes) -
+           experts * (1 - share_of_experts());
   }
 
  private:
+  // Visits of a token over experts there are, which layers may share (0: no mixture).
+  double share_of_experts() const {
+    const auto plan = models::plan_memory(*checkpoint_, kernels::KvFormat::kF16, 1);
+    if (plan.num_experts == 0) return 0;
+    const auto count = [&](const char* key) {
+      return static_cast<double>(checkpoint_->get_int(key).value_or(0));
+    };
+    const double layers =
+        static_cast<double>(model_->config().num_layers) - count("leading_dense_block_count");
+    return layers * count("expert_used_count") / static_cast<double>(plan.num_experts);
+  }
+
   void read(size_t count, const CoreSet& cores) {
     const size_t position = cache_.length(sequence_);
     WEFT_ASSERT(cache_.reserve(sequence_, count));
