@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -160,6 +161,8 @@ void calibrate(Options& options, StopToken stop) {
   const LoadedModel loaded = load_model(options.model);
   std::vector<std::vector<text::Token>> prompts;
   for (const Example& example : examples) prompts.push_back(encode(loaded.model, example));
+  text::check_enough(prompts.size(), std::set(prompts.begin(), prompts.end()).size(),
+                     options.calibrate);
   const CoreSet cores = loaded.pool->cores();
   if (options.calibrate.answers > 0) options.answers.runner_ups = text::kRunnerUps;
   std::vector<text::TaskDocument> documents;

@@ -349,6 +349,8 @@ class Task {
   // The set that keeps a share of new answers whole: from all parts, and as large as each part's
   // answers ask for when the others alone have made the order.
   Calibration by_answers() {
+    const auto different = std::count(parts_.repeats.begin(), parts_.repeats.end(), uint8_t{0});
+    check_enough(num_prompts_, static_cast<size_t>(different), options_);
     std::vector<Need> needs;
     std::vector<Size> needed;
     for (size_t part = 0; part < parts_.count; ++part) {
@@ -366,11 +368,6 @@ class Task {
       }
     }
     const std::optional<Size> wanted = size_for_answers(needed, options_.answers);
-    if (!wanted)
-      fail(ErrorKind::kInvalidInput,
-           "{} different prompts are too few to keep {:.4g} % of new answers whole: give at least "
-           "{}, or ask for less",
-           needed.size(), 100 * options_.answers, fewest_answers(options_.answers));
     const std::vector<uint32_t> all = order_without(parts_.count);  // which is none
     const Size most = std::min(largest(), all.size()), chosen = std::min(*wanted, most);
     Calibration out;
@@ -500,16 +497,26 @@ class Task {
 
 }  // namespace
 
-Calibration calibrate_vocab(const TextModel& model, std::span<const TaskDocument> documents,
-                            size_t num_prompts, const CalibrateOptions& options,
-                            const CoreSet& cores, StopToken stop, const ProgressFn& progress) {
+void check_enough(size_t num_prompts, size_t num_different, const CalibrateOptions& options) {
   constexpr size_t kFewest = 4;
-  if (num_prompts < kFewest)
-    fail(ErrorKind::kInvalidInput, "{} documents are too few to learn from and to hold some out: "
-         "give at least {}", num_prompts, kFewest);
   if (!(options.answers >= 0 && options.answers < 1))
     fail(ErrorKind::kInvalidInput,
          "a share of {} of all answers cannot be promised: ask for less than 1", options.answers);
+  if (options.answers > 0 && num_different < fewest_answers(options.answers))
+    fail(ErrorKind::kInvalidInput,
+         "{} different prompts are too few to keep {:.4g} % of new answers whole: give at least "
+         "{}, or ask for less",
+         num_different, 100 * options.answers, fewest_answers(options.answers));
+  if (num_prompts < kFewest)
+    fail(ErrorKind::kInvalidInput,
+         "{} documents are too few to learn from and to hold some out: give at least {}",
+         num_prompts, kFewest);
+}
+
+Calibration calibrate_vocab(const TextModel& model, std::span<const TaskDocument> documents,
+                            size_t num_prompts, const CalibrateOptions& options,
+                            const CoreSet& cores, StopToken stop, const ProgressFn& progress) {
+  check_enough(num_prompts, num_prompts, options);
   Task task(model, documents, num_prompts, options, cores, stop, progress);
   return options.answers > 0 ? task.by_answers() : task.by_tolerance();
 }

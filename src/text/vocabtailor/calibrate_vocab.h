@@ -59,6 +59,10 @@ struct Calibration {
   double miss_recall = 1, escape_share = 0;  // of the chosen verify signals, held out
 };
 
+// What calibrate_vocab() asks of its prompts, to be known before they are answered. kInvalidInput: fewer
+// than 4, or too few different ones for the share of answers.
+void check_enough(size_t num_prompts, size_t num_different, const CalibrateOptions& options);
+
 // `documents`: the first `num_prompts` are greedy answers, then samples of the same prompts in
 // order. Deterministic. kInvalidInput: fewer than 4 prompts, or too few for the share of answers.
 Calibration calibrate_vocab(const TextModel& model, std::span<const TaskDocument> documents,

@@ -167,5 +167,14 @@ TEST(calibrate_vocab, needs_some_documents) {
   EXPECT_THROW(calibrate_vocab(model(), documents, 2, {}, CoreSet()), Error);
 }
 
+// Before anything is answered: that takes minutes.
+TEST(calibrate_vocab, too_few_prompts_are_known_from_their_number) {
+  EXPECT_NO_THROW(check_enough(4, 1, {}));
+  EXPECT_THROW(check_enough(3, 3, {}), Error);
+  EXPECT_NO_THROW(check_enough(99, 99, {.answers = 0.99}));
+  EXPECT_THROW(check_enough(200, 98, {.answers = 0.99}), Error);
+  EXPECT_THROW(check_enough(200, 200, {.answers = 1}), Error);
+}
+
 }  // namespace
 }  // namespace weft::text
