@@ -75,7 +75,7 @@ Report run_vocab(const BenchOptions& options) {
       "tasks.");
   const size_t most_threads = *std::max_element(options.threads.begin(), options.threads.end());
   ThreadPool pool(most_threads);
-  nlohmann::ordered_json bounds, overheads;
+  nlohmann::ordered_json bounds, screened_bounds, overheads;
   for (size_t m = 0; m < options.models.size(); ++m) {
     if (parts.has("memory")) bench_vocab_memory(options, options.models[m], pool.cores(), report);
     const text::TextModel model = load(options.models[m], pool.cores());
@@ -85,6 +85,8 @@ Report run_vocab(const BenchOptions& options) {
     if (parts.has("decode")) {
       bench_decode(options, model, text::VocabMode::kHybrid, pool.cores(), report);
       bounds[std::to_string(m)] = report.summary["bound_fraction"];
+      bench_decode(options, model, text::VocabMode::kScreen, pool.cores(), report);
+      screened_bounds[std::to_string(m)] = report.summary["bound_fraction_screen"];
     }
     if (parts.has("drafts"))
       bench_decode(options, model, text::VocabMode::kDraft, pool.cores(), report);
@@ -94,8 +96,10 @@ Report run_vocab(const BenchOptions& options) {
     }
   }
   report.summary["bound_fraction"] = nullptr;
+  report.summary["bound_fraction_screen"] = nullptr;
   report.summary["ttft_overhead"] = nullptr;
   keep_worst(report.summary, "bound_fraction", bounds, false);
+  keep_worst(report.summary, "bound_fraction_screen", screened_bounds, false);
   keep_worst(report.summary, "ttft_overhead", overheads, true);
   return report;
 }

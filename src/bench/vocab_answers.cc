@@ -44,7 +44,7 @@ constexpr Amounts kQuick{.learned = 32,
 constexpr size_t kBatch = 16;
 
 struct Compared {
-  size_t answers = 0, identical = 0, steps = 0, escapes = 0, misses = 0, rejected = 0,
+  size_t answers = 0, identical = 0, steps = 0, escapes = 0, misses = 0, rejected = 0, screened = 0,
          largest_set = 0;
 };
 
@@ -93,6 +93,7 @@ Compared compare(const text::TextModel& model, std::span<const text::TaskDocumen
       out.escapes += use.escapes;
       out.misses += use.misses;
       out.rejected += use.rejected;
+      out.screened += use.screened;
       out.largest_set = std::max(out.largest_set, use.size);
     }
     running -= finished.size();
@@ -158,7 +159,8 @@ struct Made {
   std::shared_ptr<const text::PackedHead> head;
 };
 
-void add_set_row(const std::string& task, const Made& made, size_t largest_set, Table& table) {
+void add_set_row(const std::string& task, const Made& made, size_t largest_set,
+                 size_t sketch_bytes, Table& table) {
   const text::VocabProfile& profile = made.calibration.profile;
   const text::PackedHead::Memory memory = made.head->memory();
   const text::CoveragePoint& chosen =
@@ -173,6 +175,7 @@ void add_set_row(const std::string& task, const Made& made, size_t largest_set, 
                         cell(mib(memory.packed_bytes + memory.map_bytes), 2),
                         cell(mib(memory.full_bytes), 1),
                         {fmt::format("{:.1f}%", 100 * memory.saved()), memory.saved()},
+                        percent(memory.saved(sketch_bytes)),
                         {fmt::format("{:.2f}%", 100 * chosen.step_coverage), chosen.step_coverage},
                         {fmt::format("{:.1f}%", 100 * chosen.documents_without_miss),
                          chosen.documents_without_miss}});
@@ -191,6 +194,7 @@ void add_answer_row(const std::string& task, const Way& way, double off_speed, T
        cell(1000 * share(c.escapes, c.steps), 1),
        cell(static_cast<double>(c.misses), 0),
        cell(1000 * share(c.rejected, c.steps), 1),
+       cell(share(c.screened, c.steps), 1),
        cell(way.speed() / off_speed, 3)});
 }
 
@@ -211,13 +215,14 @@ void bench_vocab_tasks(const BenchOptions& options, std::span<const std::string>
   Table sets{.name = fmt::format("{}: sets of tasks, learned from {} prompts of each", model.name(),
                                  amounts.learned),
              .columns = {"task", "made for", "from prompts", "set", "with prompt", "MiB", "of MiB",
-                         "saved", "steps covered", "answers whole"},
+                         "saved", "with a sketch", "steps covered", "answers whole"},
              .rows = {}};
   Table answers{.name = fmt::format(
                     "{}: {} other prompts of each task, greedily ({} by static, verify, draft)",
                     model.name(), amounts.held_out, amounts.compared),
                 .columns = {"task", "made for", "mode", "identical", "share", "95 %, Wilson",
-                            "escapes /1000", "misses", "rejected /1000", "tokens/s ratio"},
+                            "escapes /1000", "misses", "rejected /1000", "rows screened a step",
+                            "tokens/s ratio"},
                 .rows = {}};
   size_t num_tasks = 0;
   for (const VocabTask& task : vocab_tasks(amounts.learned + amounts.held_out, 1)) {
@@ -256,13 +261,15 @@ void bench_vocab_tasks(const BenchOptions& options, std::span<const std::string>
     const Made small = make("tolerance 0", 0), large = make(larger, amounts.answers);
     std::vector<Way> ways = {{"off", {}}};
     for (const VocabMode mode :
-         {VocabMode::kStatic, VocabMode::kHybrid, VocabMode::kVerify, VocabMode::kDraft})
+         {VocabMode::kStatic, VocabMode::kHybrid, VocabMode::kScreen, VocabMode::kVerify,
+          VocabMode::kDraft})
       ways.push_back({small.name, {.mode = mode, .head = small.head}});
     for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kVerify, VocabMode::kDraft})
       ways.push_back({large.name, {.mode = mode, .head = large.head}});
     Progress progress("Comparing: " + task.name, ways.size(), "modes");
     for (size_t w = 1; w < ways.size(); ++w) {
-      const bool all = ways[w].choice.mode == VocabMode::kHybrid;
+      const bool all = ways[w].choice.mode == VocabMode::kHybrid ||
+                       ways[w].choice.mode == VocabMode::kScreen;
       ways[w].compared = compare(model, all ? held_out : held_out.first(amounts.compared),
                                  ways[w].choice, amounts.max_tokens, cores, options.stop);
       if (ways[w].choice.mode == VocabMode::kDraft &&
@@ -282,8 +289,14 @@ void bench_vocab_tasks(const BenchOptions& options, std::span<const std::string>
         if (ways[w].choice.mode == VocabMode::kVerify)
           keep(report.summary, fmt::format("greedy_identical_verify{}", suffix), identical,
                num_tasks);
+        const size_t sketch_bytes = model.vocab_sketch_bytes();
+        if (ways[w].choice.mode == VocabMode::kScreen) {
+          keep(report.summary, "greedy_identical_screen", identical, num_tasks);
+          keep(report.summary, "vocab_memory_saved_screen",
+               made->head->memory().saved(sketch_bytes), num_tasks);
+        }
         if (ways[w].choice.mode != VocabMode::kHybrid) continue;
-        add_set_row(task.name, *made, ways[w].compared.largest_set, sets);
+        add_set_row(task.name, *made, ways[w].compared.largest_set, sketch_bytes, sets);
         keep(report.summary, fmt::format("greedy_identical{}", suffix), identical, num_tasks);
         keep(report.summary, fmt::format("vocab_memory_saved{}", suffix),
              made->head->memory().saved(), num_tasks);

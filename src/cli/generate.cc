@@ -87,9 +87,11 @@ void print_vocabulary(const text::VocabUse& use) {
   const ResidentMemory memory = resident_memory();
   fmt::print(stderr,
              "vocabulary: {} of {} tokens ({} of the task, {} of the prompt and found on the way), "
-             "{} steps asked the whole head, {} found a missing token{}\n"
+             "{} steps {}, {} found a missing token{}\n"
              "memory now: {:.0f} MiB of its own, {:.0f} MiB of mapped files\n",
-             name(use.mode), use.size, use.static_size, use.dynamic_size, use.escapes, use.misses,
+             name(use.mode), use.size, use.static_size, use.dynamic_size, use.escapes,
+             use.mode == text::VocabMode::kScreen ? "computed others" : "asked the whole head",
+             use.misses,
              use.whole ? "; the whole head since" : "",
              static_cast<double>(memory.anonymous_bytes) / (1 << 20),
              static_cast<double>(memory.file_bytes) / (1 << 20));
@@ -98,7 +100,8 @@ void print_vocabulary(const text::VocabUse& use) {
 nlohmann::ordered_json vocabulary_json(const text::VocabUse& use) {
   return {{"mode", name(use.mode)},          {"size", use.size},       {"static", use.static_size},
           {"dynamic", use.dynamic_size},     {"escapes", use.escapes}, {"misses", use.misses},
-          {"rejected_drafts", use.rejected}, {"whole_head", use.whole}};
+          {"screened", use.screened},        {"rejected_drafts", use.rejected},
+          {"whole_head", use.whole}};
 }
 
 void print_rank_memory(const text::TextModel& model) {

@@ -79,7 +79,7 @@ std::filesystem::path model_path(const std::filesystem::path& asked) {
 LoadedModel load_model(const ModelOptions& options, const VocabOptions& vocab) {
   const std::filesystem::path path = model_path(options.model);
   const std::vector<text::VocabProfile> profiles = load_profiles(vocab);
-  if (options.verbose && vocab.tailors()) print_vocab_plan(path, profiles);
+  if (options.verbose && vocab.tailors()) print_vocab_plan(path, vocab, profiles);
   auto pool = std::make_unique<ThreadPool>(options.threads);
   text::TextModelOptions how;
   how.context = options.context;

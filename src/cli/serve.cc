@@ -208,7 +208,8 @@ class Server {
 
   void add(size_t index, const ProgressFn& progress) {
     const NamedModel& named = named_[index];
-    if (options_.vocab.tailors() && options_.model.verbose) print_vocab_plan(named.path, profiles_);
+    if (options_.vocab.tailors() && options_.model.verbose)
+      print_vocab_plan(named.path, options_.vocab, profiles_);
     text::TextModelOptions how;
     how.context = options_.model.context;
     how.available_bytes = bench::read_machine().available_bytes;

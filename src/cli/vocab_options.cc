@@ -11,7 +11,7 @@ namespace {
 
 text::VocabMode mode_of(const VocabOptions& options) {
   if (options.mode.empty())
-    return options.profiles.empty() ? text::VocabMode::kOff : text::VocabMode::kVerify;
+    return options.profiles.empty() ? text::VocabMode::kOff : text::VocabMode::kScreen;
   return *text::parse_vocab_mode(options.mode);
 }
 
@@ -22,7 +22,7 @@ double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 models::HeadLoading VocabOptions::head_loading() const {
   const text::VocabMode chosen = mode_of(*this);
   const bool waits = chosen == text::VocabMode::kHybrid || chosen == text::VocabMode::kStatic ||
-                     chosen == text::VocabMode::kVerify;
+                     chosen == text::VocabMode::kVerify || chosen == text::VocabMode::kScreen;
   return waits ? models::HeadLoading::kWhenNeeded : models::HeadLoading::kNow;
 }
 
@@ -43,10 +43,11 @@ void add_vocab_options(CLI::App& command, VocabOptions& options, Profiles how_ma
   command
       .add_option("--vocab-mode", options.mode,
                   "off: the whole head. hybrid: tokens of task and prompt. static: of the task. "
+                  "screen: hybrid, and those others that a sketch of the head finds promising. "
                   "verify: hybrid, and the whole head where it is in doubt. draft: hybrid proposes, "
                   "the whole head decides")
-      ->default_str("verify with a profile, else off")
-      ->check(CLI::IsMember({"off", "verify", "hybrid", "static", "draft"}))
+      ->default_str("screen with a profile, else off")
+      ->check(CLI::IsMember({"off", "screen", "verify", "hybrid", "static", "draft"}))
       ->group(group);
 }
 
@@ -63,7 +64,7 @@ std::vector<text::VocabProfile> load_profiles(const VocabOptions& options) {
   if (profiles.empty() && options.mode == "static")
     fail(ErrorKind::kInvalidInput,
          "--vocab-mode static needs the tokens of a task: give --vocab-profile FILE");
-  if (profiles.empty() && options.tailors())
+  if (profiles.empty() && options.tailors() && mode_of(options) != text::VocabMode::kScreen)
     std::fprintf(stderr,
                  "weft: --vocab-mode %s without a profile: answers consist of their prompt's tokens, "
                  "bytes and digits alone, which suits extraction\n",
@@ -71,7 +72,7 @@ std::vector<text::VocabProfile> load_profiles(const VocabOptions& options) {
   return profiles;
 }
 
-void print_vocab_plan(const std::filesystem::path& model,
+void print_vocab_plan(const std::filesystem::path& model, const VocabOptions& options,
                       const std::vector<text::VocabProfile>& profiles) {
   const auto checkpoint = formats::open_checkpoint(model);
   const auto tokenizer = checkpoint->load_tokenizer();
@@ -93,11 +94,14 @@ void print_vocab_plan(const std::filesystem::path& model,
   };
   for (const text::VocabProfile& profile : profiles) add(profile.ids);
   if (profiles.empty()) add({});
+  const bool screens = mode_of(options) == text::VocabMode::kScreen;
+  if (screens) packed += kernels::RowSketch::bytes(head.shape.rows(), head.shape.columns());
   fmt::print(stderr,
              "vocabulary: {} tokens, {:.1f} MiB in the file ({}); kept in memory: {} rows of the "
-             "head{}, {:.1f} MiB ({:.0f} % less), and those of each prompt\n",
+             "head{}{}, {:.1f} MiB ({:.0f} % less), and those of each prompt\n",
              head.shape.rows(), mib(full), output ? "embedding and head" : "one matrix", size,
-             profiles.size() > 1 ? " (the last profile)" : "", mib(packed),
+             profiles.size() > 1 ? " (the last profile)" : "",
+             screens ? " and a sketch of all" : "", mib(packed),
              100 * (1 - static_cast<double>(packed) / static_cast<double>(full)));
 }
 
@@ -106,7 +110,7 @@ void tailor(text::TextModel& model, const VocabOptions& options,
   if (!options.tailors()) return;
   for (const text::VocabProfile& profile : profiles) model.add_vocab_head(&profile, cores);
   if (profiles.empty()) model.add_vocab_head(nullptr, cores);
-  model.set_vocab_default(mode_of(options));
+  model.set_vocab_default(mode_of(options), cores);
 }
 
 }  // namespace weft::cli

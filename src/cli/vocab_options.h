@@ -11,7 +11,7 @@ namespace weft::cli {
 
 struct VocabOptions {
   std::vector<std::string> profiles;  // FILE or FILE@NAME
-  std::string mode;                   // empty: verify with a profile, else off
+  std::string mode;                   // empty: screen with a profile, else off
 
   bool tailors() const { return !profiles.empty() || (!mode.empty() && mode != "off"); }
   // The whole head waits in the file where requests do without it.
@@ -26,7 +26,7 @@ void add_vocab_options(CLI::App& command, VocabOptions& options, Profiles how_ma
 std::vector<text::VocabProfile> load_profiles(const VocabOptions& options);
 
 // What the vocabulary will take in memory, from the model's metadata: printed before it is loaded.
-void print_vocab_plan(const std::filesystem::path& model,
+void print_vocab_plan(const std::filesystem::path& model, const VocabOptions& options,
                       const std::vector<text::VocabProfile>& profiles);
 
 // Gives the loaded model its packed heads and its default mode. Profiles made for another model are an

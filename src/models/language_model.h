@@ -86,6 +86,9 @@ class LanguageModel {
   // The head apart from the layers (VocabTailor): its matrix (vocab_size, hidden_size) as the file
   // has it, in the mapped file, without bias; no data where a model has no such head.
   virtual TensorView head_weight() const { return {}; }
+  // Whoever has read all of head_weight() says so: its pages leave this process until they are
+  // looked at again.
+  virtual void release_head_weight() const {}
   // Logits (num_rows, vocab_size) of hidden states (num_rows, hidden_size), bit for bit those of
   // the forward pass that made them. Thread-safe across workspaces.
   virtual void head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,

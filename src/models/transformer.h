@@ -96,6 +96,7 @@ class Transformer : public LanguageModel {
  public:
   kernels::KvShape kv_shape() const override { return {kv_heads_.size(), shape_.head_dim}; }
   TensorView head_weight() const override { return head_weight_; }
+  void release_head_weight() const override { checkpoint_->release(head_weight_); }
   void head(const float* hidden, size_t num_rows, float* logits, Workspace& workspace,
             const CoreSet& cores) const override;
   size_t packed_head_bytes() const override { return packed_head_bytes_.load(); }

@@ -160,6 +160,7 @@ class LeadingModel final : public models::LanguageModel {
   size_t packed_head_bytes() const override { return share_->packed_head_bytes(); }
   size_t embedding_bytes() const override { return share_->embedding_bytes(); }
   TensorView head_weight() const override { return share_->head_weight(); }
+  void release_head_weight() const override { share_->release_head_weight(); }
   const Crew& crew() const { return *crew_; }
 
   std::vector<RankMemory> memory() const {

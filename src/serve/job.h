@@ -71,7 +71,7 @@ struct Job {
   std::atomic<size_t> kv_meta_bytes{0};
   // Of a tailored vocabulary (text::VocabUse); size 0: the whole one, untailored.
   std::atomic<size_t> vocab_size{0}, vocab_static{0}, vocab_dynamic{0};
-  std::atomic<size_t> vocab_escapes{0}, vocab_misses{0}, vocab_rejected{0};
+  std::atomic<size_t> vocab_escapes{0}, vocab_misses{0}, vocab_screened{0}, vocab_rejected{0};
   std::atomic<bool> vocab_whole{false};
   // Seconds since arrival, negative: not yet.
   std::atomic<double> started_s{-1}, first_token_s{-1}, last_token_s{-1};

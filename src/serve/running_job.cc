@@ -42,6 +42,7 @@ void RunningJob::vocab_use(Metrics& metrics, const text::VocabUse& use) {
   metrics.vocab_misses.fetch_add(misses, std::memory_order_relaxed);
   job_->vocab_escapes.fetch_add(escapes, std::memory_order_relaxed);
   job_->vocab_misses.fetch_add(misses, std::memory_order_relaxed);
+  job_->vocab_screened.fetch_add(use.screened - vocab_.screened, std::memory_order_relaxed);
   job_->vocab_rejected.fetch_add(use.rejected - vocab_.rejected, std::memory_order_relaxed);
   job_->vocab_size.store(use.size, std::memory_order_relaxed);
   job_->vocab_static.store(use.static_size, std::memory_order_relaxed);

@@ -65,6 +65,7 @@ Json vocabulary_of(const ServedModel& served) {
           {"profiles", std::move(profiles)},
           {"largest_running_set", largest},
           {"packed_bytes", packed_bytes},
+          {"sketch_bytes", model.vocab_sketch_bytes()},
           {"whole_bytes", whole_bytes},
           {"whole_head_packed_bytes", model.model().packed_head_bytes()},
           {"steps", m.vocab_steps.load()},
@@ -271,6 +272,8 @@ std::string metrics(const ModelSet& set) {
     if (vocabulary.is_null()) return;
     print_gauge(out, "weft_vocab_packed_bytes", "Rows of the head that tailored sets share.", labels,
                 vocabulary["packed_bytes"].get<double>());
+    print_gauge(out, "weft_vocab_sketch_bytes", "The sketch of the head's rows; 0: none was needed.",
+                labels, vocabulary["sketch_bytes"].get<double>());
     print_gauge(out, "weft_vocab_whole_head_bytes", "The whole head in memory; 0: in its file.",
                 labels, vocabulary["whole_head_packed_bytes"].get<double>());
   });

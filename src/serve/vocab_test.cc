@@ -45,7 +45,7 @@ ServedModel& served() {
       const text::VocabProfile p = profile(*model, name, first);
       model->add_vocab_head(&p, CoreSet());
     }
-    model->set_vocab_default(text::VocabMode::kHybrid);
+    model->set_vocab_default(text::VocabMode::kHybrid, CoreSet());
     auto executor = make_unified_executor(model->make_decoder(CoreSet(), {.capacity_tokens = 2048}),
                                           model->tokenizer(), {}, CoreSet(),
                                           std::make_shared<Turns>());

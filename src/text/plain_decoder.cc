@@ -141,6 +141,7 @@ class BatchDecoder final : public PlainDecoder {
   void split_heads();
   void sample_row(size_t input, size_t& logits_row, size_t& tailored_row);
   void sample_tailored(Request& request, size_t row);
+  std::optional<size_t> screen(Request& request, size_t row);
   void propose(Request& request, size_t index, size_t row);
   void verify_drafts();
   void take_verified(Request& request, std::span<float> logits);
@@ -170,6 +171,7 @@ class BatchDecoder final : public PlainDecoder {
   Scratch<float> hidden_, whole_;   // of them; logits of the whole head, where one asks it
   std::vector<size_t> to_verify_;   // requests_ whose drafts are complete
   std::optional<TokenMask> masked_;  // a set, or what a filter leaves of it
+  std::vector<Token> lowered_;       // by penalties and bias, of one request
 };
 
 void BatchDecoder::check(RequestId id, const DecodeRequest& request) const {
@@ -422,12 +424,29 @@ void BatchDecoder::fail_for_room() const {
        requests_.size(), cache_.capacity_tokens());
 }
 
+// How many tokens outside the set it looks at; none where the set has none that is allowed.
+std::optional<size_t> BatchDecoder::screen(Request& request, size_t row) {
+  const SamplingOptions& sampling = request.sampler.options();
+  TailoredStep::Screening how{.allowed = request.filter ? &request.filter->mask() : nullptr,
+                              .reach = logit_reach(sampling)};
+  lowered_.clear();
+  if (lowers_used_tokens(sampling)) lowered_ = request.tokens;
+  for (const auto& [token, bias] : sampling.logit_bias)
+    if (bias < 0) lowered_.push_back(token);
+  how.lowered = lowered_;
+  return tailored_.screen(row, how, cores_);
+}
+
 void BatchDecoder::sample_tailored(Request& request, size_t row) {
   TailoredRequest& tailored = *request.tailored;
   bool whole = false;
+  std::optional<size_t> screened;
   try {
     const TokenMask* const allowed = request.filter ? &request.filter->mask() : nullptr;
-    if (allowed != nullptr || tailored.mode() == VocabMode::kVerify) {
+    if (tailored.mode() == VocabMode::kScreen) {
+      screened = screen(request, row);
+      whole = !screened;
+    } else if (allowed != nullptr || tailored.mode() == VocabMode::kVerify) {
       // What the filter leaves of the set may be nothing: then the whole head answers.
       const Token best = tailored_.best(row, allowed);
       whole = tailored.escapes(tailored_.base_logits(row), tailored_.tail_logits(row), best,
@@ -442,6 +461,8 @@ void BatchDecoder::sample_tailored(Request& request, size_t row) {
   if (!whole) {
     sample(request, tailored_.spread(row));
     tailored_.give_back(row);
+    if (screened && !decoded_.back().error)
+      tailored.screened(*screened, request.tokens.back(), cores_);
     return;
   }
   const size_t vocab_size = model_->config().vocab_size;

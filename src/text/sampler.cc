@@ -22,6 +22,17 @@ void check_range(const char* option, float value, bool valid, const char* range)
 
 }  // namespace
 
+float logit_reach(const SamplingOptions& o) {
+  if (o.temperature == 0 || o.top_k == 1) return 0;
+  constexpr float kThousandth = 7;  // e^-7
+  const float reach = kThousandth * o.temperature;
+  return o.min_p > 0 ? std::min(reach, -std::log(o.min_p)) : reach;  // min-p comes before temperature
+}
+
+bool lowers_used_tokens(const SamplingOptions& o) {
+  return o.repetition_penalty > 1 || o.presence_penalty > 0 || o.frequency_penalty > 0;
+}
+
 void validate(const SamplingOptions& o) {
   const auto between = [](float value, float low, float high) {
     return value >= low && value <= high;

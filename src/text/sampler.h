@@ -35,6 +35,12 @@ struct SamplingOptions {
 // kInvalidInput naming the option, the value and its range.
 void validate(const SamplingOptions& options);
 
+// How far below the best logit a token may lie and still be drawn with more than a thousandth of its
+// weight; 0: only the best is.
+float logit_reach(const SamplingOptions& options);
+// Penalties lower tokens that have been used.
+bool lowers_used_tokens(const SamplingOptions& options);
+
 struct TokenLogprob {
   Token token;
   float logprob;

@@ -109,6 +109,8 @@ TextModel TextModel::load(const std::filesystem::path& path, const TextModelOpti
                                            options.crew ? options.crew->team : nullptr);
   if (options.crew) model = parallel::lead(options.crew, std::move(model));
   out.model_ = std::move(model);
+  out.vocab_sketch_ = std::make_shared<VocabSketch>(
+      out.model_, std::min(out.tokenizer_->vocab_size(), out.model_->config().vocab_size));
   return out;
 }
 
@@ -199,7 +201,13 @@ void TextModel::add_vocab_head(const VocabProfile* profile, const CoreSet& cores
 
 std::shared_ptr<const PackedHead> TextModel::make_vocab_head(const VocabProfile* profile,
                                                              const CoreSet& cores) const {
-  return std::make_shared<PackedHead>(model_, *tokenizer_, chat_template_text_, profile, cores);
+  return std::make_shared<PackedHead>(model_, *tokenizer_, chat_template_text_, profile, cores,
+                                      vocab_sketch_);
+}
+
+void TextModel::set_vocab_default(VocabMode mode, const CoreSet& cores) {
+  vocab_default_ = mode;
+  if (mode == VocabMode::kScreen && !vocab_heads_.empty()) vocab_sketch_->rows(cores);
 }
 
 VocabChoice TextModel::choose_vocab(std::optional<std::string> profile,

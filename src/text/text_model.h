@@ -100,9 +100,11 @@ class TextModel {
   void add_vocab_head(const VocabProfile* profile, const CoreSet& cores);  // as PackedHead
   std::shared_ptr<const PackedHead> make_vocab_head(const VocabProfile* profile,
                                                     const CoreSet& cores) const;
-  void set_vocab_default(VocabMode mode) { vocab_default_ = mode; }
+  // Mode kScreen has its sketch made here instead of by its first request.
+  void set_vocab_default(VocabMode mode, const CoreSet& cores);
   VocabMode vocab_default() const { return vocab_default_; }
   std::span<const std::shared_ptr<const PackedHead>> vocab_heads() const { return vocab_heads_; }
+  size_t vocab_sketch_bytes() const { return vocab_sketch_->bytes(); }  // 0 until one is made
   // What a request gets that names a profile, a mode, both or neither; the first head is the
   // default. kInvalidInput: a profile that is not there (lists them), or any mode but off without
   // heads.
@@ -144,6 +146,7 @@ class TextModel {
   ExpertStream* experts_ = nullptr;  // the model's
   size_t expert_slots_ = 0;          // of them; 0: all experts are in memory
   std::vector<std::shared_ptr<const PackedHead>> vocab_heads_;
+  std::shared_ptr<const VocabSketch> vocab_sketch_;  // of all of them
   VocabMode vocab_default_ = VocabMode::kOff;
   TextModelOptions options_;
   size_t asked_context_ = 0, context_ = 0;

@@ -153,6 +153,7 @@ std::optional<VocabUsage> Answer::vocab_usage() const {
   for (const Choice& choice : choices_) {
     usage.escapes += choice.job->vocab_escapes.load();
     usage.misses += choice.job->vocab_misses.load();
+    usage.screened += choice.job->vocab_screened.load();
     usage.rejected += choice.job->vocab_rejected.load();
   }
   return usage;

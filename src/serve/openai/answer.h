@@ -23,7 +23,8 @@ struct Usage {
 struct VocabUsage {
   text::VocabMode mode = text::VocabMode::kOff;
   std::string profile;
-  size_t size = 0, static_size = 0, dynamic_size = 0, escapes = 0, misses = 0, rejected = 0;
+  size_t size = 0, static_size = 0, dynamic_size = 0, escapes = 0, misses = 0, screened = 0,
+         rejected = 0;
   bool whole = false;
 };
 

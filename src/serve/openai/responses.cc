@@ -81,8 +81,8 @@ Json usage_of(const Answer& answer) {
     out["vocabulary"] = {{"mode", text::name(vocab->mode)}, {"profile", vocab->profile},
                          {"size", vocab->size},             {"static", vocab->static_size},
                          {"dynamic", vocab->dynamic_size},  {"escapes", vocab->escapes},
-                         {"misses", vocab->misses},         {"rejected_drafts", vocab->rejected},
-                         {"whole_head", vocab->whole}};
+                         {"misses", vocab->misses},         {"screened", vocab->screened},
+                         {"rejected_drafts", vocab->rejected}, {"whole_head", vocab->whole}};
   if (const auto kv = answer.kv_usage())
     out["kv"] = {{"policy", kv->policy},
                  {"bytes",

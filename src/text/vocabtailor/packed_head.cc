@@ -9,6 +9,7 @@ namespace weft::text {
 namespace {
 
 constexpr std::pair<VocabMode, const char*> kModes[] = {{VocabMode::kOff, "off"},
+                                                        {VocabMode::kScreen, "screen"},
                                                         {VocabMode::kVerify, "verify"},
                                                         {VocabMode::kHybrid, "hybrid"},
                                                         {VocabMode::kStatic, "static"},
@@ -35,10 +36,13 @@ std::optional<VocabMode> parse_vocab_mode(std::string_view name) {
 
 PackedHead::PackedHead(std::shared_ptr<const models::LanguageModel> model,
                        const formats::Tokenizer& tokenizer, std::string_view chat_template,
-                       const VocabProfile* profile, const CoreSet& cores)
+                       const VocabProfile* profile, const CoreSet& cores,
+                       std::shared_ptr<const VocabSketch> sketch)
     : model_(std::move(model)),
       name_(profile != nullptr ? profile->name : ""),
       num_selectable_(std::min(tokenizer.vocab_size(), model_->config().vocab_size)),
+      sketch_(sketch != nullptr ? std::move(sketch)
+                                : std::make_shared<VocabSketch>(model_, num_selectable_)),
       set_(model_->config().vocab_size, {}),
       fallback_bytes_(model_->config().vocab_size),
       ends_(model_->config().vocab_size) {

@@ -130,6 +130,14 @@ void TailoredRequest::escaped(Token token, const CoreSet& cores) {
     grow(static_cast<uint32_t>(token), cores);
 }
 
+void TailoredRequest::screened(size_t num_rows, Token token, const CoreSet& cores) {
+  use_.screened += num_rows;
+  use_.escapes += num_rows != 0 ? 1 : 0;
+  if (contains(token)) return;
+  ++use_.misses;
+  grow(static_cast<uint32_t>(token), cores);
+}
+
 void TailoredRequest::grow(uint32_t id, const CoreSet& cores) {
   const TensorView weight = head_->model().head_weight();
   tail_ids_.push_back(id);

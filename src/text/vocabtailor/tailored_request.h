@@ -39,6 +39,8 @@ class TailoredRequest {
                Token best_token, size_t position);
   // After the whole head was asked at a step: `token` is what was sampled from it.
   void escaped(Token token, const CoreSet& cores);
+  // kScreen: `num_rows` outside the set were computed at a step, and `token` was sampled from all.
+  void screened(size_t num_rows, Token token, const CoreSet& cores);
   void sampled() { ++use_.steps; }
 
   // kDraft: hidden states that wait for the whole head, (num_drafts(), hidden_size).

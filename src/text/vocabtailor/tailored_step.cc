@@ -10,6 +10,12 @@ namespace weft::text {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// A row that is the best passes unseen once in 740 times that it is not in the set.
+constexpr float kDeviations = 3;
+constexpr size_t kMostScreened = 1024;
+// Rows outside the set are computed so many at a time, likeliest first: what the first ones say
+// spares most of the others.
+constexpr size_t kScreenedAtOnce = 64;
 
 }  // namespace
 
@@ -74,7 +80,7 @@ std::span<const float> TailoredStep::tail_logits(size_t row) const {
   return {logits_.data() + rows_[row].tail_at, size};
 }
 
-// visit(id, logit) for every token of the row's set.
+// visit(id, logit) for every token of the row's set, and those that screen() added.
 template <typename Visit>
 void TailoredStep::for_each(size_t row, Visit&& visit) const {
   const auto base_ids = rows_[row].request->head().set().ids();
@@ -83,6 +89,7 @@ void TailoredStep::for_each(size_t row, Visit&& visit) const {
   const auto tail_ids = rows_[row].request->tail_ids();
   const auto tail = tail_logits(row);
   for (size_t i = 0; i < tail.size(); ++i) visit(tail_ids[i], tail[i]);
+  for (size_t i = 0; i < added_.size(); ++i) visit(added_[i], added_logits_[i]);
 }
 
 Token TailoredStep::best(size_t row, const TokenMask* allowed) const {
@@ -98,6 +105,56 @@ Token TailoredStep::best(size_t row, const TokenMask* allowed) const {
   return best;
 }
 
+std::optional<size_t> TailoredStep::screen(size_t row, const Screening& how,
+                                           const CoreSet& cores) {
+  const TailoredRequest& request = *rows_[row].request;
+  const kernels::RowSketch& sketch = request.head().sketch(cores);
+  added_.clear();
+  added_logits_.clear();
+  lowered_.assign(how.lowered.begin(), how.lowered.end());
+  std::sort(lowered_.begin(), lowered_.end());
+  float best = -kInfinity;
+  const auto look = [&](uint32_t id, float logit) {
+    const auto token = static_cast<Token>(id);
+    if (logit <= best || (how.allowed != nullptr && !how.allowed->allows(token))) return;
+    if (!std::binary_search(lowered_.begin(), lowered_.end(), token)) best = logit;
+  };
+  for_each(row, look);
+  if (best == -kInfinity) return std::nullopt;
+  query_.set(sketch, {rows_[row].hidden, sketch.features()});
+  sketch.scan(query_, best - how.reach, kDeviations, cores, hits_);
+  std::erase_if(hits_, [&](const kernels::SketchHit& hit) {
+    const auto token = static_cast<Token>(hit.row);
+    return request.contains(token) || (how.allowed != nullptr && !how.allowed->allows(token));
+  });
+  std::sort(hits_.begin(), hits_.end(), [](const auto& a, const auto& b) {
+    return a.bound > b.bound || (a.bound == b.bound && a.row < b.row);
+  });
+  if (hits_.size() > kMostScreened) hits_.resize(kMostScreened);
+  activations_.set(rows_[row].hidden, 1, sketch.features(), sketch.features());
+  for (size_t begin = 0; begin < hits_.size();) {
+    size_t end = begin;
+    while (end < hits_.size() && end - begin < kScreenedAtOnce &&
+           hits_[end].bound >= best - how.reach)
+      ++end;
+    if (end == begin) break;
+    add_hits(row, begin, end);
+    for (size_t i = begin; i < end; ++i) look(added_[i], added_logits_[i]);
+    begin = end;
+  }
+  return added_.size();
+}
+
+// By the caller alone: so few rows are done before a second core has heard of them.
+void TailoredStep::add_hits(size_t row, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) added_.push_back(hits_[i].row);
+  added_logits_.resize(end);
+  const TensorView weight = rows_[row].request->head().model().head_weight();
+  const auto rows = kernels::Linear::pack_rows(weight, std::span(added_).subspan(begin), CoreSet());
+  const kernels::LinearCall call[] = {{&rows, added_logits_.data() + begin, end - begin}};
+  kernels::multiply(call, activations_, CoreSet());
+}
+
 std::span<float> TailoredStep::spread(size_t row) {
   spread_.resize(rows_[row].request->head().set().vocab_size(), -kInfinity);
   for_each(row, [this](uint32_t id, float logit) { spread_[id] = logit; });
@@ -106,6 +163,8 @@ std::span<float> TailoredStep::spread(size_t row) {
 
 void TailoredStep::give_back(size_t row) {
   for_each(row, [this](uint32_t id, float) { spread_[id] = -kInfinity; });
+  added_.clear();
+  added_logits_.clear();
 }
 
 }  // namespace weft::text

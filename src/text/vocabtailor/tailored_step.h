@@ -6,11 +6,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/buffer.h"
 #include "kernels/linear.h"
+#include "kernels/row_sketch.h"
 #include "text/vocabtailor/tailored_request.h"
 
 namespace weft::text {
@@ -29,9 +32,20 @@ class TailoredStep {
   Token best(size_t row, const TokenMask* allowed = nullptr) const;
   const float* hidden(size_t row) const { return rows_[row].hidden; }
 
+  // Mode kScreen: adds to the row's set, until give_back(), the tokens outside that may come within
+  // `reach` of the best logit, as far as the model's sketch can tell. Likely ones first, at most 1024.
+  struct Screening {
+    const TokenMask* allowed = nullptr;   // null: all
+    std::span<const Token> lowered = {};  // penalties may push them down: no yardsticks
+    float reach = 0;
+  };
+  // How many it added; nothing where the set has no token to compare with.
+  std::optional<size_t> screen(size_t row, const Screening& how, const CoreSet& cores);
+
   // Valid until give_back(), which must follow before the next spread().
   std::span<float> spread(size_t row);
   void give_back(size_t row);
+
  private:
   struct Row {
     const TailoredRequest* request;
@@ -40,12 +54,20 @@ class TailoredStep {
   };
   template <typename Visit>
   void for_each(size_t row, Visit&& visit) const;
+  void add_hits(size_t row, size_t begin, size_t end);
 
   std::vector<Row> rows_;
   std::vector<size_t> order_;  // rows_, those of one packed head together
   Scratch<float> logits_, gathered_;
   kernels::Activations activations_;
   std::vector<float> spread_;  // (vocab_size), -inf between uses
+
+  // What screen() found for a row.
+  kernels::SketchQuery query_;
+  std::vector<kernels::SketchHit> hits_;
+  std::vector<uint32_t> added_;
+  std::vector<float> added_logits_;
+  std::vector<Token> lowered_;  // sorted
 };
 
 }  // namespace weft::text

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "kernels/quantize.h"
 #include "text/decoder.h"
 #include "text/grammar/test_tokenizer.h"
 #include "text/test_model.h"
@@ -240,6 +241,62 @@ TEST(vocabtailor, a_missing_token_changes_the_answer_there_and_verify_finds_it) 
   EXPECT_EQ(audited.use.audit_misses, 1u);
 }
 
+// The tiny models' logits lie close together, so that a sketch asks for many rows; what it must not do
+// is miss one. Sampled answers are the whole head's too, where tokens out of reach could not be drawn.
+TEST(vocabtailor, screening_finds_what_the_set_lacks) {
+  for (const char* name : {"llama3_tied", "qwen2", "qwen3"}) {
+    const auto model = load_parity_model(name, models::HeadLoading::kWhenNeeded);
+    size_t misses = 0;
+    for (const auto& head : {head_of(model, profile_of({})), head_of(model, profile_of({40, 61, 77}))}) {
+      for (DecodeRequest request : requests()) {
+        ban_padding(request);
+        const Answer got = answer(model, with(request, VocabMode::kScreen, head));
+        EXPECT_EQ(got, answer(load_parity_model(name), request))
+            << name << " request " << request.random_stream;
+        misses += got.use.misses;
+        EXPECT_LE(got.use.misses, got.use.escapes);
+        EXPECT_LE(got.use.escapes, got.use.screened);
+      }
+    }
+    EXPECT_GT(misses, 20u) << "the sets lack tokens, so others were found";
+    EXPECT_EQ(model->packed_head_bytes(), 0u) << "without the whole head";
+  }
+}
+
+TEST(vocabtailor, screening_computes_few_rows_where_one_token_stands_out) {
+  const auto model = load_parity_model("qwen3");
+  const auto head = head_of(model, profile_of({40}));
+  const kernels::RowSketch& sketch = head->sketch(CoreSet());
+  EXPECT_EQ(sketch.num_rows(), kKnown) << "padding is never sampled";
+  const size_t hidden_size = model->config().hidden_size;
+  const std::vector<Token> prompt = {9};
+  TailoredRequest request({VocabMode::kScreen, head}, prompt, {}, CoreSet());
+  std::vector<float> direction(hidden_size);
+  const TensorView rows = model->head_weight();
+  kernels::dequantize(rows.dtype, rows.row(66), direction.data(), hidden_size);
+  TailoredStep step;
+  step.add(request, direction.data());
+  step.compute(CoreSet());
+  EXPECT_NE(step.best(0), 66) << "not in the set";
+  const auto found = step.screen(0, {}, CoreSet());
+  ASSERT_TRUE(found);
+  EXPECT_EQ(step.best(0), 66);
+  EXPECT_NE(step.spread(0)[66], -INFINITY);
+  step.give_back(0);
+  EXPECT_EQ(step.spread(0)[66], -INFINITY) << "for one step only";
+  step.give_back(0);
+
+  TokenMask others(kVocabulary), nothing(kVocabulary);
+  for (Token token = 0; token < 60; ++token) others.allow(token);
+  step.screen(0, {.allowed = &others}, CoreSet());
+  EXPECT_NE(step.best(0, &others), 66);
+  EXPECT_FALSE(step.screen(0, {.allowed = &nothing}, CoreSet()));
+  // A token that penalties may push down does not keep others away.
+  const Token lowered[] = {step.best(0)};
+  const size_t with_it = *step.screen(0, {}, CoreSet());
+  EXPECT_GE(*step.screen(0, {.lowered = lowered}, CoreSet()), with_it);
+}
+
 TEST(vocabtailor, drafts_change_nothing) {
   for (const char* name : {"llama3_tied", "qwen3"}) {
     const auto model = load_parity_model(name);
@@ -265,8 +322,8 @@ TEST(vocabtailor, a_batch_equals_each_request_alone) {
                                                      head_of(model, doubtful)};
   std::vector<DecodeRequest> all;
   size_t i = 0;
-  for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kVerify, VocabMode::kDraft,
-                               VocabMode::kStatic, VocabMode::kOff}) {
+  for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kVerify, VocabMode::kScreen,
+                               VocabMode::kDraft, VocabMode::kStatic, VocabMode::kOff}) {
     for (const DecodeRequest& request : requests()) {
       all.push_back(mode == VocabMode::kOff ? request : with(request, mode, heads[i % 2]));
       all.back().want_logprobs = i++ % 5 == 4;
@@ -286,7 +343,7 @@ TEST(vocabtailor, a_batch_equals_each_request_alone) {
 TEST(vocabtailor, an_interrupted_request_goes_on_as_if_nothing_had_happened) {
   const auto model = load_parity_model("qwen3");
   const auto head = head_of(model, profile_of({40, 50, 60, 61, 77}));
-  for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kDraft}) {
+  for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kScreen, VocabMode::kDraft}) {
     for (const DecodeRequest& request : requests()) {
       const Answer whole = answer(model, with(request, mode, head));
       const auto decoder = make_plain_decoder(model, {}, CoreSet());
@@ -350,7 +407,8 @@ TEST(vocabtailor, a_filter_that_leaves_nothing_of_the_set_gets_the_whole_head) {
   const auto head = head_of(model, profile_of({40}));
   TokenMask outside(kVocabulary);
   for (const Token token : {66, 67, 68}) outside.allow(token);
-  for (const VocabMode mode : {VocabMode::kHybrid, VocabMode::kVerify, VocabMode::kDraft}) {
+  for (const VocabMode mode :
+       {VocabMode::kHybrid, VocabMode::kVerify, VocabMode::kScreen, VocabMode::kDraft}) {
     DecodeRequest request = requests()[0];
     request.max_tokens = 12;
     request.filter = std::make_shared<FixedFilter>(outside);
