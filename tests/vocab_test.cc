@@ -94,7 +94,7 @@ TEST_F(Vocabulary, a_set_can_be_made_for_a_share_of_whole_answers) {
 TEST_F(Vocabulary, answers_of_calibrated_prompts_are_as_without) {
   const Finished off = generate({"--json"});
   ASSERT_EQ(off.exit_code, 0) << off.err;
-  for (const char* mode : {"hybrid", "verify", "draft"}) {
+  for (const char* mode : {"hybrid", "screen", "verify", "draft"}) {
     const Finished got = generate({"--vocab-profile", profile().string(), "--vocab-mode", mode,
                                    "--json"});
     ASSERT_EQ(got.exit_code, 0) << got.err;
@@ -107,7 +107,11 @@ TEST_F(Vocabulary, answers_of_calibrated_prompts_are_as_without) {
 TEST_F(Vocabulary, the_plan_is_printed_before_loading) {
   const Finished got = generate({"--vocab-profile", profile().string(), "--verbose"});
   EXPECT_NE(got.err.find("kept in memory"), std::string::npos) << got.err;
-  EXPECT_NE(got.err.find("steps asked the whole head"), std::string::npos) << got.err;
+  EXPECT_NE(got.err.find("and a sketch of all"), std::string::npos) << got.err;
+  EXPECT_NE(got.err.find("steps computed others"), std::string::npos) << got.err;
+  const Finished verified =
+      generate({"--vocab-profile", profile().string(), "--vocab-mode", "verify", "--verbose"});
+  EXPECT_NE(verified.err.find("steps asked the whole head"), std::string::npos) << verified.err;
 }
 
 TEST_F(Vocabulary, bad_input_is_one_clear_line) {

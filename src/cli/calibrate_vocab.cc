@@ -141,14 +141,14 @@ void print(const text::Calibration& result, const Options& options) {
         result.reached ? "keep" : "are the most that are gathered; they do not keep",
         100 * options.calibrate.answers,
         std::count_if(p.df.begin(), p.df.end(), [](uint32_t df) { return df > 0; }), result.tried,
-        100 * whole, result.reached ? "" : " Use --vocab-mode draft, or ask for less.");
+        100 * whole, result.reached ? "" : " Use --vocab-mode screen or draft, or ask for less.");
   else if (result.reached)
     fmt::print("\nThe smallest set with {:.0f} % of the held-out answers whole has {} tokens "
                "(--size {}).\n",
                100 * options.calibrate.target, result.recommended_size, result.recommended_size);
   else
     fmt::print("\nNo size keeps {:.0f} % of the held-out answers whole: give more data, or more "
-               "--samples, and use --vocab-mode verify or draft.\n",
+               "--samples, and use --vocab-mode screen or draft.\n",
                100 * options.calibrate.target);
   fmt::print("verify: asks the whole head below a best probability of {:.3f} or above {:.2f} nats: "
              "{:.1f} % of the held-out steps, {:.0f} % of the misses\nwritten: {}\n",

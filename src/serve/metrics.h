@@ -55,7 +55,7 @@ struct Metrics {
   Counter generated_tokens{0};
   Counter steps{0};
   Counter vocab_steps{0};    // tokens that requests with a tailored vocabulary sampled
-  Counter vocab_escapes{0};  // of these steps, those that asked the whole head
+  Counter vocab_escapes{0};  // of these steps, those that looked beyond the set
   Counter vocab_misses{0};   // of those, those whose token was not in the set
   Rate prompt_rate, generated_rate;  // tokens
   Histogram queue;   // arrival to the first step that works on it

@@ -263,7 +263,7 @@ std::string metrics(const ModelSet& set) {
   counter("weft_steps_total", "Forward passes.", &Metrics::steps);
   counter("weft_vocab_steps_total", "Tokens sampled by requests with a tailored vocabulary.",
           &Metrics::vocab_steps);
-  counter("weft_vocab_escapes_total", "Of these, those that asked the whole head.",
+  counter("weft_vocab_escapes_total", "Of these, those that looked beyond the set.",
           &Metrics::vocab_escapes);
   counter("weft_vocab_misses_total", "Of those, those whose token was not in the set.",
           &Metrics::vocab_misses);

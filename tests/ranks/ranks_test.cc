@@ -95,7 +95,7 @@ TEST(mpi, narrow_caches_and_vocabularies_answer_as_one_process_does) {
   check(2, {"--kv", "8"}, {});
   check(2, {"--kv-k", "8", "--kv-v", "4"}, {});
   check(2, {"--kv", "pressure"}, {"--sequence-parallel", "2"});
-  for (const std::string mode : {"hybrid", "draft", "verify"})
+  for (const std::string mode : {"hybrid", "screen", "draft", "verify"})
     check(2, {"--vocab-mode", mode}, {});
   check(2, {"--vocab-mode", "verify"}, {"--sequence-parallel", "2"});
 }

@@ -114,8 +114,8 @@ function draw(room, state) {
     const set = vocabulary.largest_running_set || vocabulary.profiles[0]?.size;
     node("div", box, { class: "big" }, `${number(set)} tokens `).append(
       Object.assign(document.createElement("small"), { textContent: `of ${number(vocabulary.vocab_size)} · ${vocabulary.mode}` }));
-    node("div", box, { class: "muted" }, `${number(vocabulary.packed_bytes / 2 ** 20, 1)} MiB of ${number(vocabulary.whole_bytes / 2 ** 20, 1)} MiB in memory${vocabulary.whole_head_packed_bytes ? ", and the whole head" : ""}`);
-    node("div", box, { class: "muted" }, `${number(vocabulary.escapes)} of ${number(vocabulary.steps)} steps asked the whole head · ${number(vocabulary.misses)} found a missing token`);
+    node("div", box, { class: "muted" }, `${number((vocabulary.packed_bytes + vocabulary.sketch_bytes) / 2 ** 20, 1)} MiB of ${number(vocabulary.whole_bytes / 2 ** 20, 1)} MiB in memory${vocabulary.sketch_bytes ? ", with a sketch of all rows" : ""}${vocabulary.whole_head_packed_bytes ? ", and the whole head" : ""}`);
+    node("div", box, { class: "muted" }, `${number(vocabulary.escapes)} of ${number(vocabulary.steps)} steps looked beyond the set · ${number(vocabulary.misses)} found a missing token`);
     for (const profile of vocabulary.profiles)
       if (profile.name) node("div", box, { class: "muted" }, `${profile.name}: ${number(profile.size)} tokens`);
   }
