@@ -20,6 +20,7 @@
 
 #if HWY_ONCE
 namespace weft::kernels {
+HWY_EXPORT(PackSketch);
 HWY_EXPORT(ScanSketch);
 
 namespace {
@@ -62,31 +63,34 @@ void RowSketch::rotate(float* values, float* room) const {
 
 void RowSketch::pack_panel(const TensorView& weight, size_t panel, float* room,
                            uint8_t* out) const {
-  float* const values = room + features_;
+  float* const row_values = room;
+  float* const columns = row_values + features_;
+  std::fill_n(columns, kPanelOutputs * features_, 0.0f);
+  double squares[kPanelOutputs] = {};
+  SketchSums sums = {};
   for (size_t lane = 0; lane < kPanelOutputs; ++lane) {
     const size_t row = panel * kPanelOutputs + lane;
-    if (row >= num_rows_) return;
-    dequantize(weight.dtype, weight.row(row), values, features_);
-    double square = 0;
+    if (row >= num_rows_) break;
+    dequantize(weight.dtype, weight.row(row), row_values, features_);
     for (size_t i = 0; i < features_; ++i) {
-      values[i] -= mean_[i];
-      square += double{values[i]} * values[i];
+      const float value = row_values[i] - mean_[i];
+      squares[lane] += double{value} * value;
+      columns[i * kPanelOutputs + lane] = value * signs_[i];
     }
+    const double deviation = std::sqrt(squares[lane] / static_cast<double>(features_));
+    sums.inverse_steps[lane] = deviation > 0 ? static_cast<float>(1 / (kStep * deviation)) : 0;
+  }
+  const size_t num_blocks = features_ / block_;
+  const auto length = static_cast<float>(block_);
+  const SketchPack pack = {num_blocks, block_, 1 / (num_blocks > 1 ? length : std::sqrt(length))};
+  WEFT_DISPATCH(PackSketch)
+  (pack, columns, columns + kPanelOutputs * features_, out + kPanelHead, sums);
+  for (size_t lane = 0; lane < kPanelOutputs; ++lane) {
+    const double square = squares[lane], product = sums.products[lane];
     if (square == 0) continue;  // the mean row itself: scale and deviation stay 0
-    rotate(values, room);
-    const double features = static_cast<double>(features_);
-    const auto inverse = static_cast<float>(1 / (kStep * std::sqrt(square / features)));
-    double product = 0, code_square = 0;
-    for (size_t i = 0; i < features_; ++i) {
-      const int code = std::clamp(static_cast<int>(std::floor(values[i] * inverse)) + 2, 0, 3);
-      const double q = code - 1.5;
-      product += q * values[i];
-      code_square += q * q;
-      uint8_t& byte = out[kPanelHead + i / 16 * 64 + lane * 4 + i % 4];
-      byte = static_cast<uint8_t>(byte | code << (2 * (i % 16 / 4)));
-    }
-    const double cos2 = product * product / (code_square * square);
-    const double deviation = std::sqrt(square * std::max(0.0, 1 / cos2 - 1) / (features - 1));
+    const double cos2 = product * product / (sums.code_squares[lane] * square);
+    const double deviation =
+        std::sqrt(square * std::max(0.0, 1 / cos2 - 1) / static_cast<double>(features_ - 1));
     const uint16_t head[] = {float_to_bfloat16(static_cast<float>(square / product)),
                              bf16_not_below(static_cast<float>(deviation))};
     for (size_t side = 0; side < 2; ++side)
@@ -113,7 +117,8 @@ RowSketch RowSketch::make(const TensorView& weight, size_t num_rows, const CoreS
   constexpr size_t kPieceRows = kPiecePanels * kPanelOutputs;
   const size_t num_pieces = (num_rows + kPieceRows - 1) / kPieceRows;
   std::vector<double> sums(num_pieces * features);
-  std::vector<std::vector<float>> rooms(cores.size(), std::vector<float>(2 * features));
+  std::vector<std::vector<float>> rooms(cores.size(),
+                                        std::vector<float>((1 + 2 * kPanelOutputs) * features));
   cores.parallel_for(num_pieces, 1, [&](size_t begin, size_t end, size_t core) {
     float* const row = rooms[core].data();
     for (size_t piece = begin; piece < end; ++piece) {

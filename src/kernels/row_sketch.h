@@ -68,8 +68,8 @@ class RowSketch {
 
  private:
   friend class SketchQuery;
-  // Signs, Hadamard matrices along blocks, and where there are several, a transposition that deals each
-  // block out to all others and Hadamard matrices again. `room`: as many values.
+  // Signs, Hadamard matrices along blocks, and where there are several, a transposition that deals
+  // each block out to all others and Hadamard matrices again. `room`: as many values.
   void rotate(float* values, float* room) const;
   void pack_panel(const TensorView& weight, size_t panel, float* room, uint8_t* out) const;
 

@@ -20,6 +20,20 @@ struct SketchScan {
   bool asks_ahead;
 };
 
+// How 16 rows are turned: Hadamard matrices along `num_blocks` blocks, `factor` what makes all of
+// it orthonormal.
+struct SketchPack {
+  size_t num_blocks, block;
+  float factor;
+};
+
+// Of each row of a panel.
+struct SketchSums {
+  float inverse_steps[16];  // in
+  float products[16],
+      code_squares[16];  // out: of codes with what they stand for, and with themselves
+};
+
 // One stream of reading, a panel or two ahead of the products (linear-inl.h has figures).
 inline constexpr size_t kSketchPrefetchBytes = 2048;
 
