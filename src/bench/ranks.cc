@@ -8,6 +8,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -123,13 +124,27 @@ Spread rates(const std::vector<double>& seconds, size_t tokens) {
   return spread_of(std::move(out));
 }
 
+// Two rounds, and as many more as fit into so many seconds, of `most` at most.
+std::vector<std::vector<double>> alternate_for(double seconds, int most,
+                                               std::span<const std::function<double()>> ways,
+                                               StopToken stop) {
+  const auto begin = Clock::now();
+  auto values = alternate(2, ways, stop, WarmUp::kNone);
+  const double taken_s = seconds_since(begin);
+  const int more = static_cast<int>(std::clamp(2 * (seconds - taken_s) / taken_s, 0.0, most - 2.0));
+  const auto others = alternate(more, ways, stop, WarmUp::kNone);
+  for (size_t way = 0; way < ways.size(); ++way)
+    values[way].insert(values[way].end(), others[way].begin(), others[way].end());
+  return values;
+}
+
 Measured measure(Leader& leader, const BenchOptions& options) {
   const size_t prompt = options.crew.prompt_tokens, answer = options.crew.answer_tokens;
   const auto prefill = [&](bool overlap) {
     parallel::set_overlap(leader.model(), overlap);
     return leader.prefill(prompt);
   };
-  const double warm_s = prefill(false);
+  prefill(false);  // warms up
   const std::vector<float> expected = leader.logits();
   options.stop.throw_if_stopped();
   const double first_s = prefill(true);  // tunes
@@ -137,12 +152,10 @@ Measured measure(Leader& leader, const BenchOptions& options) {
     fail(ErrorKind::kInvalidInput,
          "bench ranks: overlapped sums give other logits than plain ones");
 
-  const double seconds = options.quick ? 16 : 90;  // of rounds
-  const int rounds = static_cast<int>(
-      std::clamp(seconds / (2 * warm_s), options.quick ? 2.0 : 5.0, options.quick ? 7.0 : 15.0));
   const std::vector<std::function<double()>> ways = {[&] { return prefill(false); },
                                                      [&] { return prefill(true); }};
-  const auto values = alternate(rounds, ways, options.stop, WarmUp::kNone);
+  const auto values =
+      alternate_for(options.quick ? 16 : 90, options.quick ? 7 : 15, ways, options.stop);
   const std::vector<std::function<double()>> decode = {[&] { return leader.decode(answer); }};
   const auto answers = alternate(options.quick ? 3 : 7, decode, options.stop);
 
@@ -329,7 +342,7 @@ Report run_ranks(const BenchOptions& options) {
                              .threads = threads,
                              .prompt_tokens = options.crew.prompt_tokens,
                              .answer_tokens = options.crew.answer_tokens,
-                             .repetitions = options.quick ? size_t{2} : size_t{5},
+                             .repetitions = options.quick ? size_t{1} : size_t{5},
                              .all_divisions = !options.quick},
                             options.stop);
 

@@ -128,7 +128,7 @@ TEST(ranks_bench, stands_beside_llama_cpp) {
                    summary.at("decode_tokens_per_s").get<double>() / 10);
   const std::string arguments = read_file(folder.file("arguments"), 1 << 16);
   // Two layers: one stays, one and the head are the server's.
-  EXPECT_NE(arguments.find("-t 1 -p 192 -n 4 -r 2 -ngl 2 -ts 1 --rpc 127.0.0.1:"),
+  EXPECT_NE(arguments.find("-t 1 -p 192 -n 4 -r 1 -ngl 2 -ts 1 --rpc 127.0.0.1:"),
             std::string::npos)
       << arguments;
   EXPECT_TRUE(has_ended(std::stoi(read_file(folder.file("pid"), 100))));
