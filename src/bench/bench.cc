@@ -31,6 +31,9 @@ constexpr Bench kBenches[] = {
      "weft bench megrez2 --quick --peer build/peer/bin/llama-bench", true, false, run_megrez2},
     {"tasp", "Attention of one long prompt over ranks: TASP, direct, Zigzag-Ring, Ring",
      "mpirun -n 4 weft bench tasp --threads 1 --quick", true, false, run_tasp, true},
+    {"ranks", "A model's prompt and answer over ranks: overlap on and off, llama.cpp's RPC, memory",
+     "mpirun -n 2 weft bench ranks --threads 1 --quick --peer build/peer/bin/llama-bench", true,
+     false, run_ranks, true},
 };
 
 }  // namespace

@@ -45,6 +45,12 @@ struct OverlapBenchOptions {
   std::vector<size_t> features = {};  // of a rank's shard: products of 512 rows, 2048 columns; else real ones
 };
 
+// Of `bench ranks` alone.
+struct RanksBenchOptions {
+  size_t tensor = 0, sequence = 1;  // as in parallel::RankPlan; tensor 0: the ranks / sequence
+  size_t prompt_tokens = 512, answer_tokens = 32;
+};
+
 // Of `bench vocab` alone.
 struct VocabBenchOptions {
   std::vector<std::string> only = {};  // parts, by name; none: all
@@ -57,9 +63,10 @@ struct BenchOptions {
   std::optional<std::filesystem::path> peer;  // llama-bench of a llama.cpp build
   ServeBenchOptions serve;
   const comm::Communicator* ranks = nullptr;  // of the job, where a launcher started one
-  std::filesystem::path trace = {};           // a timeline for chrome://tracing, of benches on ranks
+  std::filesystem::path trace = {};           // a timeline for chrome://tracing, of `bench flashoverlap`
   TaspBenchOptions tasp = {};
   OverlapBenchOptions overlap = {};
+  RanksBenchOptions crew = {};
   VocabBenchOptions vocab = {};
   StopToken stop;
 };
@@ -88,6 +95,7 @@ Report run_kv(const BenchOptions& options);
 Report run_flashoverlap(const BenchOptions& options);
 Report run_megrez2(const BenchOptions& options);
 Report run_tasp(const BenchOptions& options);
+Report run_ranks(const BenchOptions& options);
 
 enum class WarmUp { kRound, kNone };  // kNone: the contestants warm themselves up
 

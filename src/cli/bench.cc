@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/default_model.h"
 #include "comm/mpi_transport.h"
+#include "comm/topology.h"
 
 namespace weft::cli {
 namespace {
@@ -107,6 +108,24 @@ void add_tasp_options(CLI::App& command, bench::TaspBenchOptions& tasp) {
       ->type_name("FILE");
 }
 
+void add_crew_options(CLI::App& command, bench::RanksBenchOptions& crew) {
+  command
+      .add_option("--tensor-parallel", crew.tensor, "Ranks that share the weights between them")
+      ->default_str("all ranks")
+      ->check(CLI::Range(size_t{1}, comm::kMaxRanks));
+  command
+      .add_option("--sequence-parallel", crew.sequence,
+                  "Teams of ranks that share the prompt's tokens between them")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, comm::kMaxRanks));
+  command.add_option("--prompt-tokens", crew.prompt_tokens, "Length of the prompt")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1} << 20));
+  command.add_option("--answer-tokens", crew.answer_tokens, "Length of the answer")
+      ->capture_default_str()
+      ->check(CLI::Range(size_t{1}, size_t{1} << 20));
+}
+
 void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken stop) {
   CLI::App* command = parent.add_subcommand(bench.name, bench.description);
   command->footer(std::string("Example: ") + bench.example);
@@ -128,13 +147,17 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
         ->delimiter(',')
         ->type_name("NAME");
   if (bench.run == bench::run_tasp) add_tasp_options(*command, options->bench.tasp);
-  if (bench.run == bench::run_flashoverlap)
+  if (bench.run == bench::run_ranks) add_crew_options(*command, options->bench.crew);
+  if (bench.run == bench::run_flashoverlap) {
     command
         ->add_option("--features", options->bench.overlap.features,
                      "Products of 512 rows and 2048 columns with so many features on each rank")
         ->delimiter(',')
         ->default_str("those of real models")
         ->check(CLI::Range(size_t{64}, size_t{1} << 17));
+    command->add_option("--trace", options->bench.trace,
+                        "Also write a timeline of rank 0, for chrome://tracing or Perfetto");
+  }
   if (bench.takes_load) add_load_options(*command, options->bench.serve);
   command->add_option("--threads", options->bench.threads, "Thread counts")
       ->delimiter(',')
@@ -142,8 +165,6 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
   command->add_flag("--quick", options->bench.quick, "Under a minute on 2 cores: fewer rounds");
   command->add_option("--json", options->json_file, "Also write everything to this file");
   if (bench.on_ranks) {
-    command->add_option("--trace", options->bench.trace,
-                        "Also write a timeline of rank 0, for chrome://tracing or Perfetto");
     command->callback([&bench, options] { run_on_ranks(bench, *options); });
   } else {
     command->callback([&bench, options] { run(bench, *options); });

@@ -13,6 +13,7 @@
 #include "parallel/exchange_trial.h"
 #include "parallel/flash_overlap/team.h"
 #include "parallel/letter.h"
+#include "parallel/overlap_switch.h"
 
 namespace weft::parallel {
 namespace {
@@ -22,7 +23,7 @@ using models::SequenceInput;
 using models::Token;
 
 constexpr uint32_t kPassTag = 2, kMemoryTag = 3;
-enum class Order : uint32_t { kPass, kHead, kMemory, kDismiss };
+enum class Order : uint32_t { kPass, kHead, kMemory, kOverlap, kDismiss };
 
 // ---- a pass, as rank 0 sends it
 
@@ -134,6 +135,11 @@ RankMemory memory_with(const models::LanguageModel& share) {
   return {.weight_bytes = share.weight_bytes(), .own_bytes = resident_memory().anonymous_bytes};
 }
 
+void switch_overlap(const Crew& crew, bool on) {
+  if (auto* const team = dynamic_cast<flash_overlap::OverlappedTeam*>(crew.team.get()))
+    team->set_overlap(on);
+}
+
 // ---- rank 0
 
 class LeadingModel final : public models::LanguageModel {
@@ -176,6 +182,16 @@ class LeadingModel final : public models::LanguageModel {
                              kMemoryTag);
     });
     return out;
+  }
+
+  void set_overlap(bool on) const {
+    const std::scoped_lock lock(mutex_);
+    check_present();
+    LetterWriter writer;
+    writer.put(Order::kOverlap);
+    writer.put<uint8_t>(on);
+    together([&] { send_to_all(crew_->ranks, writer.bytes()); });
+    switch_overlap(*crew_, on);
   }
 
   void head(const float* hidden, size_t num_rows, float* logits, models::Workspace& workspace,
@@ -378,6 +394,11 @@ std::vector<RankMemory> memory_of_ranks(const models::LanguageModel& model) {
   return leading == nullptr ? std::vector<RankMemory>{} : leading->memory();
 }
 
+void set_overlap(const models::LanguageModel& model, bool on) {
+  if (const auto* const leading = dynamic_cast<const LeadingModel*>(&model))
+    leading->set_overlap(on);
+}
+
 void spread_pass(ExchangedAttention& spread, const models::LanguageModel& model, SharedPages& pages,
                  const SequenceInput& whole, float* logits, models::Workspace& workspace,
                  const CoreSet& cores) {
@@ -405,6 +426,10 @@ void follow(Crew& crew, const models::LanguageModel& share, CacheCopies& copies,
     if (order == Order::kMemory) {
       const RankMemory memory = memory_with(share);
       crew.ranks.send(std::as_bytes(std::span(&memory, 1)), 0, kMemoryTag);
+      continue;
+    }
+    if (order == Order::kOverlap) {
+      switch_overlap(crew, reader.get<uint8_t>() != 0);
       continue;
     }
     const Pass pass = read_pass(reader);

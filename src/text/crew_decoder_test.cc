@@ -12,6 +12,8 @@
 #include "comm/thread_transport.h"
 #include "formats/random_model.h"
 #include "parallel/crew.h"
+#include "parallel/flash_overlap/team.h"
+#include "parallel/overlap_switch.h"
 #include "text/decoder.h"
 #include "text/kv_cache.h"
 
@@ -249,6 +251,32 @@ TEST(crew, two_runs_give_the_same_bits) {
     with_crew("q8_0", {.tensor = 2, .sequence = 2},
               [&](const auto& model) { answer = greedy(*model, prompt, 300, 3); });
   EXPECT_EQ(answers[0].logits, answers[1].logits);
+}
+
+// On all ranks at once, as often as one likes: the bits stay, and nothing is tuned while it is off.
+TEST(crew, overlap_is_switched_while_it_works) {
+  const std::vector<Token> prompt = prompt_of(200);
+  const auto alone = whole_model("q8_0");
+  parallel::set_overlap(*alone, false);  // nobody to tell
+  comm::run_thread_ranks(2, [&](const Communicator& ranks) {
+    const auto crew = parallel::make_crew(ranks, {.tensor = 2});
+    auto share = models::load_language_model(formats::open_checkpoint(model_file("q8_0")), CoreSet(),
+                                             {}, models::HeadLoading::kNow, nullptr, {}, crew->team);
+    if (ranks.rank() != 0) {
+      KvCopies copies(*share, crew->row());
+      return parallel::follow(*crew, *share, copies, CoreSet());
+    }
+    const auto model = parallel::lead(crew, std::move(share));
+    const auto* const team = dynamic_cast<parallel::flash_overlap::OverlappedTeam*>(crew->team.get());
+    ASSERT_NE(team, nullptr);
+    std::vector<Answer> answers;
+    for (const bool on : {false, true, false, true}) {
+      parallel::set_overlap(*model, on);
+      answers.push_back(greedy(*model, prompt, 200, 2));
+      EXPECT_EQ(team->tuned().empty(), answers.size() == 1);
+      EXPECT_EQ(answers.back().logits, answers.front().logits);
+    }
+  });
 }
 
 // Requests that share prefixes, come and go: blocks are shared, copied and used again, on all ranks

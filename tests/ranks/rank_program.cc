@@ -1,4 +1,5 @@
-// One rank of a job that ranks_test.cc starts under mpirun: what it does is its first argument.
+// One rank of a job that ranks_test.cc starts under mpirun: what it does is its first argument. Or a
+// server that only listens, for bench_test.cc: listen -H 127.0.0.1 -p PORT.
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -8,7 +9,10 @@
 #include <string>
 #include <vector>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -164,9 +168,26 @@ void run(const std::string& what, const Communicator& ranks) {
   }
 }
 
+// Until it is ended.
+int listen_for_ever(int argc, char** argv) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  for (int i = 2; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "-H") address.sin_addr.s_addr = inet_addr(argv[i + 1]);
+    if (flag == "-p") address.sin_port = htons(static_cast<uint16_t>(std::stoi(argv[i + 1])));
+  }
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      listen(fd, 1) != 0)
+    return 1;
+  for (;;) close(accept(fd, nullptr, nullptr));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "listen") return listen_for_ever(argc, argv);
   std::unique_ptr<comm::MpiJob> job;
   try {
     job = comm::MpiJob::join({.silence = std::chrono::seconds(3)});

@@ -129,7 +129,7 @@ const Plan& OverlappedTeam::plan_for(const kernels::Linear& weight, kernels::Act
 void OverlappedTeam::multiply_add(const kernels::Linear& weight, kernels::Activations& x,
                                   const float* bias, const models::Residual& residual,
                                   const CoreSet& cores) {
-  if (x.num_rows() < kLeastRows)
+  if (!overlap_ || x.num_rows() < kLeastRows)
     return PlainTeam::multiply_add(weight, x, bias, residual, cores);
   const Plan& plan = plan_for(weight, x, cores);
   if (plan.num_groups() == 1) return PlainTeam::multiply_add(weight, x, bias, residual, cores);

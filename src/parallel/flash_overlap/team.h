@@ -28,6 +28,9 @@ class OverlappedTeam final : public PlainTeam {
   void multiply_add(const kernels::Linear& weight, kernels::Activations& x, const float* bias,
                     const models::Residual& residual, const CoreSet& cores) override;
 
+  // False: every product goes the plain way, and none is tuned. All ranks between the same two products.
+  void set_overlap(bool on) { overlap_ = on; }
+
   // Products that were tuned so far, with the groups chosen.
   struct Tuned {
     size_t kind = 0;                             // of shapes: products of one share a plan
@@ -54,6 +57,7 @@ class OverlappedTeam final : public PlainTeam {
   std::map<std::pair<size_t, size_t>, Plan> plans_;  // (kind, rows)
   std::vector<Tuned> tuned_;
   Scratch<float> values_;
+  bool overlap_ = true;
 };
 
 }  // namespace weft::parallel::flash_overlap

@@ -59,6 +59,28 @@ TEST(flash_overlap_team, adds_what_the_plain_team_adds) {
   });
 }
 
+// Switched off it is the plain team, and tunes nothing; what it tuned before waits.
+TEST(flash_overlap_team, switched_off_and_on) {
+  comm::run_thread_ranks(2, [](const Communicator& ranks) {
+    const Linear weight = random_linear(96, 64, static_cast<uint32_t>(ranks.rank()));
+    const std::vector<float> x = random_values(size_t{128} * 64, 1);
+    std::vector<float> expected(size_t{128} * 96);
+    kernels::Activations activations;
+    activations.set(x.data(), 128, 64, 64);
+    PlainTeam(ranks).multiply_add(weight, activations, nullptr, {expected.data(), 96}, CoreSet());
+    OverlappedTeam team(ranks);
+    size_t tuned = 0;
+    for (const bool on : {false, true, false, true}) {
+      team.set_overlap(on);
+      if (on) tuned = 1;
+      std::vector<float> out(expected.size());
+      team.multiply_add(weight, activations, nullptr, {out.data(), 96}, CoreSet());
+      EXPECT_EQ(out, expected);
+      EXPECT_EQ(team.tuned().size(), tuned);
+    }
+  });
+}
+
 // What one start has tuned, the next one takes from the file: whatever the groups, the bits are the same.
 TEST(flash_overlap_team, the_next_start_tunes_nothing) {
   const std::filesystem::path path = std::filesystem::path(testing::TempDir()) /
