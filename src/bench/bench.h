@@ -50,6 +50,11 @@ struct VocabBenchOptions {
   std::vector<std::string> only = {};  // parts, by name; none: all
 };
 
+// Of `bench megrez2` alone.
+struct Megrez2BenchOptions {
+  std::vector<std::string> only = {};  // parts, by name; none: all, without the servers if quick
+};
+
 struct BenchOptions {
   bool quick = false;  // under a minute on two cores
   std::vector<size_t> threads = {1, 2};
@@ -61,6 +66,7 @@ struct BenchOptions {
   TaspBenchOptions tasp = {};
   OverlapBenchOptions overlap = {};
   VocabBenchOptions vocab = {};
+  Megrez2BenchOptions megrez2 = {};
   StopToken stop;
 };
 
