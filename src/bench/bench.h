@@ -56,6 +56,11 @@ struct VocabBenchOptions {
   std::vector<std::string> only = {};  // parts, by name; none: all
 };
 
+// Of `bench megrez2` alone.
+struct Megrez2BenchOptions {
+  std::vector<std::string> only = {};  // parts, by name; none: all, without the servers if quick
+};
+
 struct BenchOptions {
   bool quick = false;  // under a minute on two cores
   std::vector<size_t> threads = {1, 2};
@@ -68,6 +73,7 @@ struct BenchOptions {
   OverlapBenchOptions overlap = {};
   RanksBenchOptions crew = {};
   VocabBenchOptions vocab = {};
+  Megrez2BenchOptions megrez2 = {};
   StopToken stop;
 };
 

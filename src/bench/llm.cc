@@ -1,12 +1,14 @@
 // `weft bench llm`: how fast a language model reads a prompt and writes an answer, beside llama.cpp
 // on the same file and beside this machine's limits.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "bench/bench.h"
 #include "bench/child.h"
 #include "bench/limits.h"
+#include "bench/llm_tests.h"
 #include "bench/machine.h"
 #include "bench/peer.h"
 #include "formats/checkpoint.h"
@@ -29,48 +32,33 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using models::Token;
 
-constexpr size_t kPromptTokens = 512;     // pp512, in one pass
-constexpr size_t kAnswerTokens = 64;      // tg64
-constexpr size_t kShallow = 16;           // tokens in the context before the answer
-constexpr size_t kDeep = 4096;            // the same, where attention is a large part
+constexpr size_t kPiece = 512;            // tokens of a pass that fills the context
 constexpr size_t kFirstTokenPrompt = 20;  // tokens, for the time to the first token
-constexpr size_t kContext = 4096;         // for the memory that a process takes
-
-// One figure: reading a prompt, or decoding at a depth. The same for ours and the peer's.
-struct Test {
-  const char* name;
-  size_t prompt_tokens, answer_tokens, depth;
-  int rounds, quick_rounds;
-  bool quick_all_threads;  // or with the most threads alone
-};
-constexpr Test kTests[] = {
-    {"pp512", kPromptTokens, 0, 0, 5, 1, true},
-    {"tg64@16", 0, kAnswerTokens, kShallow, 7, 3, true},
-    {"tg64@4096", 0, kAnswerTokens, kDeep, 3, 1, false},
-};
+constexpr size_t kContext = 4096;         // for the memory that a process takes, or the model's
 
 // Our side of the tests: one model, one sequence.
 class Ours {
  public:
-  Ours(const std::filesystem::path& path, const CoreSet& cores, const ProgressFn& progress)
+  Ours(const std::filesystem::path& path, size_t most_tokens, const CoreSet& cores,
+       const ProgressFn& progress)
       : checkpoint_(formats::open_checkpoint(path)),
         model_(models::load_language_model(checkpoint_, cores, progress)),
         cache_({.num_layers = model_->config().num_layers,
                 .shape = model_->kv_shape(),
                 .format = kernels::KvFormat::kF16,
-                .capacity_tokens = kDeep + kAnswerTokens}),
+                .capacity_tokens = most_tokens}),
         workspace_(model_->make_workspace()),
         sequence_(cache_.create()),
         logits_(model_->config().vocab_size) {
     const auto vocab_size = static_cast<double>(model_->config().vocab_size);
-    for (size_t i = 0; i < kDeep + kAnswerTokens; ++i)
+    for (size_t i = 0; i < most_tokens; ++i)
       tokens_.push_back(static_cast<Token>(uniform(1, 0, static_cast<uint32_t>(i)) * vocab_size));
   }
 
   const models::LanguageModel& model() const { return *model_; }
 
   // Tokens per second.
-  double run(const Test& test, const CoreSet& cores) {
+  double run(const LlmTest& test, const CoreSet& cores) {
     read_up_to(test.depth, cores);
     const auto start = Clock::now();
     if (test.prompt_tokens != 0) read(test.prompt_tokens, cores);
@@ -102,7 +90,7 @@ class Ours {
 
   // What a decoded token reads on average: every weight, of a mixture's experts those that it
   // visits, and the keys and values before it.
-  double decode_bytes(const Test& test) const {
+  double decode_bytes(const LlmTest& test) const {
     const auto& c = model_->config();
     const kernels::KvShape shape = model_->kv_shape();
     const size_t kv_bytes = c.num_layers * shape.page_bytes(kernels::KvFormat::kF16) /
@@ -138,7 +126,7 @@ class Ours {
   void read_up_to(size_t depth, const CoreSet& cores) {
     cache_.truncate(sequence_, std::min(depth, cache_.length(sequence_)));
     while (cache_.length(sequence_) < depth)
-      read(std::min(kPromptTokens, depth - cache_.length(sequence_)), cores);
+      read(std::min(kPiece, depth - cache_.length(sequence_)), cores);
   }
 
   std::shared_ptr<const formats::Checkpoint> checkpoint_;
@@ -150,9 +138,12 @@ class Ours {
   std::vector<Token> tokens_;
 };
 
-Ours load(const std::filesystem::path& model, const CoreSet& cores) {
+Ours load(const std::filesystem::path& model, std::span<const LlmTest> tests,
+          const CoreSet& cores) {
+  size_t most_tokens = 0;
+  for (const LlmTest& test : tests) most_tokens = std::max(most_tokens, test.num_tokens());
   Progress progress("Loading", 0, "bytes");
-  return {model, cores, progress.callback()};
+  return {model, most_tokens, cores, progress.callback()};
 }
 
 // Words of about a token each, as many tokens long as asked for.
@@ -168,12 +159,12 @@ std::string prompt_of(const formats::Tokenizer& tokenizer, size_t num_tokens) {
 }
 
 ChildResult run_generate(const std::filesystem::path& model, const std::string& prompt,
-                         size_t threads, StopToken stop) {
+                         size_t threads, size_t context, StopToken stop) {
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe");
   ChildResult child =
       run_child({program.string(), "generate", "--raw", "--temp", "0", "--max-tokens", "1",
                  "--model", model.string(), "--threads", std::to_string(threads), "--context",
-                 std::to_string(kContext), prompt},
+                 std::to_string(context), prompt},
                 stop);
   if (child.exit_code != 0)
     fail(ErrorKind::kInvalidInput, "{} generate ended with {}: {}", program.string(),
@@ -187,22 +178,25 @@ class ProcessTable {
  public:
   ProcessTable() {
     table_.name =
-        "a process: 20 prompt tokens to the first of the answer; memory, 4096 tokens full";
-    table_.columns = {"model",         "threads",    "first token ms", "llama.cpp",
-                      "ours / peer's", "memory MiB", "llama.cpp",      "ours / peer's"};
+        "a process: 20 prompt tokens to the first of the answer; memory, its context full";
+    table_.columns = {"model",   "threads",    "first token ms", "llama.cpp",    "ours / peer's",
+                      "context", "memory MiB", "llama.cpp",      "ours / peer's"};
   }
 
   void add(const BenchOptions& options, const std::filesystem::path& model,
            const std::optional<Peer>& peer, Report& report, const std::string& suffix) {
-    const auto tokenizer = formats::open_checkpoint(model)->load_tokenizer();
+    const auto checkpoint = formats::open_checkpoint(model);
+    const auto tokenizer = checkpoint->load_tokenizer();
+    const size_t context = std::min(kContext, models::read_config(*checkpoint).context_length);
     const size_t threads = *std::max_element(options.threads.begin(), options.threads.end());
     const std::string prompt = prompt_of(*tokenizer, kFirstTokenPrompt);
     bool with_peer = peer.has_value();
-    std::vector<std::function<double()>> contestants = {
-        [&] { return run_generate(model, prompt, threads, options.stop).seconds_to_output; }};
+    std::vector<std::function<double()>> contestants = {[&] {
+      return run_generate(model, prompt, threads, context, options.stop).seconds_to_output;
+    }};
     if (with_peer)
       contestants.emplace_back([&] {
-        const auto child = peer->complete(model, prompt, threads, kContext);
+        const auto child = peer->complete(model, prompt, threads, context);
         with_peer = with_peer && child;
         return child ? child->seconds_to_output : 0;
       });
@@ -211,10 +205,11 @@ class ProcessTable {
     add_pair(row, milliseconds(seconds[0]),
              with_peer ? std::optional(milliseconds(seconds[1])) : std::nullopt, report,
              "first_token_ratio" + suffix);
-    if (!options.quick) {
-      const std::string filling = prompt_of(*tokenizer, kContext - kPageOfRoom);
-      const auto ours = run_generate(model, filling, threads, options.stop);
-      const auto theirs = with_peer ? peer->complete(model, filling, threads, kContext)
+    row.push_back(cell(static_cast<double>(context), 0));
+    if (!options.quick && context > 2 * kPageOfRoom) {
+      const std::string filling = prompt_of(*tokenizer, context - kPageOfRoom);
+      const auto ours = run_generate(model, filling, threads, context, options.stop);
+      const auto theirs = with_peer ? peer->complete(model, filling, threads, context)
                                     : std::optional<ChildResult>();
       add_pair(row, mebibytes(ours), theirs ? std::optional(mebibytes(*theirs)) : std::nullopt,
                report, "memory_ratio" + suffix);
@@ -261,7 +256,7 @@ struct SpeedTable {
                      "ratio", "GB/s",    "of read",  "of peak"};
   }
 
-  void add(const Test& test, size_t threads, const BesidePeer& result,
+  void add(const LlmTest& test, size_t threads, const BesidePeer& result,
            std::optional<double> bytes_per_second, double read,
            std::optional<double> peak_fraction) {
     std::vector<Cell> row = {cell(std::string(test.name)), cell(static_cast<double>(threads), 0),
@@ -277,7 +272,7 @@ struct SpeedTable {
 
 // decode_ratio_t1, prefill_ratio_t2, ...; decode_ratio_4k and bandwidth_fraction are those of the
 // most threads.
-void summarise(nlohmann::ordered_json& summary, const std::string& suffix, const Test& test,
+void summarise(nlohmann::ordered_json& summary, const std::string& suffix, const LlmTest& test,
                size_t threads, bool most_threads, const BesidePeer& result,
                std::optional<double> fraction) {
   const char* kind = test.prompt_tokens != 0 ? "prefill" : "decode";
@@ -291,14 +286,30 @@ void summarise(nlohmann::ordered_json& summary, const std::string& suffix, const
   if (fraction && most_threads) summary["bandwidth_fraction" + suffix] = *fraction;
 }
 
-size_t num_measurements(const BenchOptions& options, bool with_peer) {
+size_t num_measurements(std::span<const LlmTest> tests, const BenchOptions& options,
+                        bool with_peer) {
   size_t count = 0;
-  for (const Test& test : kTests) {
+  for (const LlmTest& test : tests) {
     const size_t rounds = static_cast<size_t>(options.quick ? test.quick_rounds : test.rounds);
     const bool all = !options.quick || test.quick_all_threads;
     count += rounds * (all ? options.threads.size() : 1) * (with_peer ? 2 : 1);
   }
   return count;
+}
+
+// Those that the model's context holds; the report names the others. kInvalidInput: it holds none.
+LlmTests tests_of(const std::filesystem::path& model, Report& report) {
+  const size_t context = models::read_config(*formats::open_checkpoint(model)).context_length;
+  LlmTests tests = llm_tests_within(context);
+  if (tests.fit.empty())
+    fail(ErrorKind::kInvalidInput,
+         "{}: its context of {} tokens is too short for all of the bench's tests ({})",
+         model.string(), context, fmt::join(tests.left_out, ", "));
+  if (!tests.left_out.empty())
+    report.notes.push_back(fmt::format("{}: {} left out, its context ends at {} tokens.",
+                                       model.stem().string(), fmt::join(tests.left_out, ", "),
+                                       context));
+  return tests;
 }
 
 }  // namespace
@@ -314,6 +325,9 @@ Report run_llm(const BenchOptions& options) {
       "or "
       "f32 peak.\n"
       "The summary's plain names are those of the first model.");
+  std::vector<LlmTests> tests;  // by model
+  for (const std::filesystem::path& model : options.models)
+    tests.push_back(tests_of(model, report));
   std::optional<Peer> peer;
   if (options.peer) peer.emplace(*options.peer, options.stop);
 
@@ -332,12 +346,13 @@ Report run_llm(const BenchOptions& options) {
   for (size_t m = 0; m < options.models.size(); ++m) {
     const std::filesystem::path& model = options.models[m];
     const std::string suffix = m == 0 ? "" : "_" + model.stem().string();
+    const std::vector<LlmTest>& fit = tests[m].fit;
     processes.add(options, model, peer, report, suffix);
 
-    Ours ours = load(model, pool.cores());
+    Ours ours = load(model, fit, pool.cores());
     SpeedTable speeds(model, ours);
-    Progress progress("Measuring", num_measurements(options, peer.has_value()), "runs");
-    for (const Test& test : kTests) {
+    Progress progress("Measuring", num_measurements(fit, options, peer.has_value()), "runs");
+    for (const LlmTest& test : fit) {
       for (size_t i = 0; i < options.threads.size(); ++i) {
         const size_t threads = options.threads[i];
         if (options.quick && !test.quick_all_threads && threads != most_threads) continue;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/progress.h"
 #include "bench/megrez2_setup.h"
 #include "bench/megrez2_tables.h"
@@ -284,9 +285,29 @@ class DecodeTable {
       half_of_bound_here_, hit_rate_half_, best_ratio_, worst_ratio_, best_over_naive_;
 };
 
+// What to measure.
+struct Parts {
+  bool memory = false, decode = false, server = false;
+
+  // kInvalidInput: a name that is none.
+  Parts(const std::vector<std::string>& only, bool quick) {
+    if (only.empty()) {
+      memory = decode = true;
+      server = !quick;
+    }
+    for (const std::string& name : only) {
+      if (name != "memory" && name != "decode" && name != "server")
+        fail(ErrorKind::kInvalidInput,
+             "'{}' is no part of this bench. Parts are memory, decode, server.", name);
+      (name == "memory" ? memory : name == "decode" ? decode : server) = true;
+    }
+  }
+};
+
 }  // namespace
 
 Report run_megrez2(const BenchOptions& options) {
+  const Parts parts(options.megrez2.only, options.quick);
   Report report;
   report.bench = "megrez2";
   report.notes.push_back(
@@ -310,20 +331,23 @@ Report run_megrez2(const BenchOptions& options) {
       return path;
     };
     shared = write("megrez2-eighth");
-    unshared = write("dots1-eighth");
+    if (parts.decode) unshared = write("dots1-eighth");
   } else {
     shared = options.models.front();
     if (options.models.size() > 1) unshared = options.models[1];
   }
+  const fs::path pack = work.path / "pack";
   double shared_s = 0;
-  const bool limited = memory_is_limited(plan_of_mixture(shared));
-  if (!limited) bench_memory(options, shared, work.path / "pack", pool.cores(), report);
+  if (memory_is_limited(plan_of_mixture(shared))) {
+    MixtureSetup setup(options, shared, pack, pool.cores());
+    bench_limited(setup, report);
+    return report;
+  }
+  if (parts.memory) bench_memory(options, shared, pack, pool.cores(), report);
+  if (parts.server) bench_server(options, shared, pack, threads, report);
+  if (!parts.decode) return report;
   {
-    MixtureSetup setup(options, shared, work.path / "pack", pool.cores());
-    if (limited) {
-      bench_limited(setup, report);
-      return report;
-    }
+    MixtureSetup setup(options, shared, pack, pool.cores());
     DecodeTable decoding(setup, report);
     decoding.run();
     shared_s = decoding.resident_seconds();

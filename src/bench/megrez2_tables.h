@@ -23,6 +23,11 @@ void bench_unshared(const BenchOptions& options, const std::filesystem::path& sh
                     const std::filesystem::path& unshared, const CoreSet& cores, double shared_s,
                     Report& report);
 
+// Servers with all, half and a quarter of the experts in memory, in turns: answers (the same),
+// speed, what was read, and their memory. Makes the pack.
+void bench_server(const BenchOptions& options, const std::filesystem::path& model,
+                  const std::filesystem::path& pack, size_t threads, Report& report);
+
 // Less memory than the whole model needs (a control group's limit): what slots make of it, and what
 // the page cache does.
 bool memory_is_limited(const models::MemoryPlan& plan);

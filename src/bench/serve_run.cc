@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <ctime>
 #include <fstream>
@@ -154,7 +155,9 @@ LoadOutcome run_over_http(int port, const std::vector<LoadRequest>& load, size_t
       const auto json = nlohmann::json::parse(text.substr(6), nullptr, false);
       if (!json.is_object() || !json.contains("choices") || json["choices"].empty()) return;
       const auto& choice = json["choices"][0];
-      if (choice.value("text", std::string()).empty()) return;
+      const std::string piece = choice.value("text", std::string());
+      if (piece.empty()) return;
+      r.text += piece;
       const double now = seconds_since(arrival);
       if (first < 0)
         first = now;
@@ -254,6 +257,30 @@ ServerProcess::~ServerProcess() {
   }
   ::kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
+}
+
+std::string fetch_metrics(int port) {
+  httplib::Client client("127.0.0.1", port);
+  const auto response = client.Get("/metrics");
+  if (!response || response->status != 200)
+    fail(ErrorKind::kIo, "the server on port {} gives no /metrics", port);
+  return response->body;
+}
+
+std::optional<double> metric_value(std::string_view metrics, std::string_view name) {
+  for (size_t at = 0; at < metrics.size();) {
+    const size_t end = std::min(metrics.find('\n', at), metrics.size());
+    const std::string_view line = metrics.substr(at, end - at);
+    at = end + 1;
+    if (!line.starts_with(name)) continue;
+    const std::string_view labels = line.substr(name.size());
+    if (!labels.starts_with('{') && !labels.starts_with(' ')) continue;  // a longer name
+    const std::string_view number = line.substr(line.rfind(' ') + 1);
+    double value = 0;
+    if (std::from_chars(number.data(), number.data() + number.size(), value).ec == std::errc())
+      return value;
+  }
+  return std::nullopt;
 }
 
 double attainment(const LoadOutcome& outcome, const Slo& slo) {

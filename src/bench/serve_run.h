@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/interrupt.h"
@@ -19,6 +21,7 @@ struct RequestOutcome {
   double tpot_s = 0;         // mean gap of the later tokens; 0 for a single one
   double longest_gap_s = 0;  // between two tokens
   size_t tokens = 0;
+  std::string text = {};  // over HTTP
 };
 
 struct LoadOutcome {
@@ -52,6 +55,11 @@ class ServerProcess {
   int pid_;
 };
 int free_port();
+
+// What a server on this machine says at /metrics. kIo.
+std::string fetch_metrics(int port);
+// The first value of a metric in that text; nothing where there is none of this name.
+std::optional<double> metric_value(std::string_view metrics, std::string_view name);
 
 struct Slo {
   double ttft_s, tpot_s;

@@ -146,6 +146,13 @@ void add_bench_command(CLI::App& parent, const bench::Bench& bench, StopToken st
             "summary, rewriting, maths, code), head, decode, drafts, first-token")
         ->delimiter(',')
         ->type_name("NAME");
+  if (bench.run == bench::run_megrez2)
+    command
+        ->add_option("--only", options->bench.megrez2.only,
+                     "Of the parts, those with these names: memory, decode, server")
+        ->delimiter(',')
+        ->default_str("all; server not with --quick")
+        ->type_name("NAME");
   if (bench.run == bench::run_tasp) add_tasp_options(*command, options->bench.tasp);
   if (bench.run == bench::run_ranks) add_crew_options(*command, options->bench.crew);
   if (bench.run == bench::run_flashoverlap) {

@@ -123,7 +123,8 @@ class Run {
   size_t step_ = 0, tokens_ = 0, bad_in_a_row_ = 0;
   size_t last_tried_ = 0;  // to write a checkpoint of
   uint64_t next_example_ = 0;
-  std::optional<double> best_loss_;
+  std::optional<double> best_loss_;  // of the weights in best.weft
+  std::optional<double> last_loss_;  // of those that were evaluated last, where it is a number
   double seconds_before_ = 0;
   Clock::time_point start_;
   std::deque<PendingStep> pending_;
@@ -342,7 +343,9 @@ void Run::evaluate() {
     const double loss = evaluation_loss(*sources.source, count);
     log_->add_evaluation(step_, loss, name);
     console_.say(fmt::format("step {}: loss {:.4f} on {}", step_, loss, name));
-    if (i != 0 || !std::isfinite(loss) || (best_loss_ && loss >= *best_loss_)) continue;
+    if (i != 0) continue;
+    last_loss_ = std::isfinite(loss) ? std::optional(loss) : std::nullopt;
+    if (!last_loss_ || (best_loss_ && loss >= *best_loss_)) continue;
     const bool kept = wrote("best weights", [&] {
       train::write_snapshot(
           folder_ / "best.weft", {{"step", step_}, {"loss", loss}},
@@ -439,11 +442,13 @@ void Run::resume() {
   console_.say(fmt::format("going on after step {}", step_));
 }
 
-// The best weights by the held-out loss; without held-out data the last.
+// The best weights by the held-out loss, or the last where they are better and a full disk did not
+// take them; without held-out data the last.
 void Run::export_model() {
   std::vector<float> weights = host(model_->master()), bias = host(model_->router_bias());
   size_t step = step_;
-  if (best_loss_ && fs::exists(folder_ / "best.weft")) {
+  const bool last_are_better = last_loss_ && best_loss_ && *last_loss_ < *best_loss_;
+  if (best_loss_ && !last_are_better && fs::exists(folder_ / "best.weft")) {
     train::Snapshot best = train::read_snapshot(folder_ / "best.weft");
     weights = std::move(best.arrays["weights"]);
     bias = std::move(best.arrays["router_bias"]);

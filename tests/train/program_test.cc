@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,6 +93,66 @@ TEST(train_program, kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint
   for (const char* file : {"model/model.safetensors", "model.gguf"})
     EXPECT_EQ(read_file(folder.path / "killed" / file), read_file(folder.path / "whole" / file))
         << file;
+}
+
+// While it lives, no file that we or our children write grows beyond `bytes`: a write fails as on a
+// full disk.
+class FullDisk {
+ public:
+  explicit FullDisk(size_t bytes) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit limit = before_;
+    limit.rlim_cur = bytes;
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  }
+  ~FullDisk() { setrlimit(RLIMIT_FSIZE, &before_); }
+  FullDisk(const FullDisk&) = delete;
+  FullDisk& operator=(const FullDisk&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+// Best weights take 4 bytes a parameter, a checkpoint 12, the model 2: there is room for the model
+// alone. What is lost are files, not steps: the model is that of the last weights, which are better
+// than the best that could be kept, and with room again the run goes on from its last checkpoint.
+TEST(train_program, a_full_disk_costs_what_could_not_be_written_and_not_the_run) {
+  const Folder folder;
+  const auto train = [&](size_t steps, const char* resume) {
+    const fs::path config = folder.config("run", {{"steps", steps},
+                                                  {"schedule", "constant"},
+                                                  {"warmup", 0},
+                                                  {"gguf", "none"},
+                                                  {"checkpoint_every", 10},
+                                                  {"eval", (folder.path / "lines.jsonl").string()},
+                                                  {"eval_every", 10}});
+    std::vector<std::string> arguments = {"train", "lm", config.string()};
+    if (resume != nullptr) arguments.emplace_back(resume);
+    return run_weft(arguments);
+  };
+  const fs::path run = folder.path / "run";
+  const Finished first = train(10, nullptr);
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  const std::string best = read_file(run / "best.weft");
+  {
+    const FullDisk disk(best.size() * 3 / 4);
+    const Finished full = train(30, "--resume");
+    ASSERT_EQ(full.exit_code, 0) << full.err;
+    for (const char* line :
+         {"no best weights at step 20: ", "no best weights at step 30: ",
+          "no checkpoint at step 20: ", "no checkpoint at step 30: ", "weights of step 30"})
+      EXPECT_NE(full.err.find(line), std::string::npos) << line << "\n" << full.err;
+  }
+  EXPECT_EQ(read_file(run / "best.weft"), best) << "those of step 10 are still there";
+  for (const auto& entry : fs::recursive_directory_iterator(run))
+    EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+  const std::string model = read_file(run / "model/model.safetensors");
+
+  const Finished again = train(30, "--resume");
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.err.find("going on after step 10"), std::string::npos) << again.err;
+  EXPECT_EQ(read_file(run / "model/model.safetensors"), model);
+  EXPECT_EQ(train::read_snapshot(run / "best.weft").state.at("step"), 30);
 }
 
 TEST(train_program, what_was_learnt_by_heart_is_recited) {
