@@ -37,13 +37,16 @@ constexpr auto kPause = std::chrono::seconds(3);  // of this process: others' si
 // Of the thread that looks after messages. A link's buffer holds more than passes in the longer one, up to
 // 4 Gbit/s.
 constexpr std::chrono::nanoseconds kShortNap = microseconds(80), kLongNap = microseconds(250);
-constexpr size_t kLargestPart = size_t{1} << 30;  // MPI counts in int
 // Between hosts, messages travel in frames that Open MPI sends without asking (its TCP does so up to
 // 64 KiB with its header). For a larger one the receiver must say "go ahead", and where both send, that
 // waits behind half a megabyte of its own: TASP's transfers at 100 Mbit/s, 4 hosts, took 1.7x their
 // bound so. A few frames of a message are under way at a time: they are copied. A message that follows the
 // receive of its bytes goes frame by frame behind it.
 constexpr size_t kFrame = 60 << 10;
+// On one host a message is copied through shared memory, by whoever looks after messages, and Open MPI goes
+// on with it as long as the other side keeps up: 100 MB kept a rank in one call for seconds, in which
+// it sent no signs of life, where more ranks than cores were at it.
+constexpr size_t kHostPart = size_t{1} << 20;
 constexpr size_t kPartsUnderWay = 16;
 constexpr int kBeatTag = 1;
 enum class Beat : unsigned char { kAlive, kLeaving };
@@ -122,11 +125,7 @@ class MpiJob::Transport final : public comm::Transport {
   }
 
   void pause(std::chrono::nanoseconds waited) override {
-    {
-      const std::unique_lock lock(mutex_, std::try_to_lock);
-      if (lock) test_all();
-    }
-    move_ongoing();
+    look();
     // A latency of a few microseconds where answers come at once; else 5 % of what was waited for.
     if (waited < microseconds(100))
       std::this_thread::yield();
@@ -135,13 +134,7 @@ class MpiJob::Transport final : public comm::Transport {
           std::clamp<std::chrono::nanoseconds>(waited / 20, microseconds(10), milliseconds(1)));
   }
 
-  void poll() override {
-    {
-      const std::unique_lock lock(mutex_, std::try_to_lock);
-      if (lock) test_all();
-    }
-    move_ongoing();
-  }
+  void poll() override { look(); }
 
   std::optional<Error> complaint_about(size_t peer) override {
     const std::scoped_lock lock(mutex_);
@@ -267,7 +260,7 @@ class MpiJob::Transport final : public comm::Transport {
   }
 
   size_t part_bytes(const Posted& posted) const {
-    return hosts_[posted.flight->peer()] != hosts_[rank_] ? kFrame : kLargestPart;
+    return hosts_[posted.flight->peer()] != hosts_[rank_] ? kFrame : kHostPart;
   }
 
   // Whether what has come of `source` may go out by `send` at once.
@@ -447,25 +440,39 @@ class MpiJob::Transport final : public comm::Transport {
     }
   }
 
+  // Under the lock, by whoever has it: a caller that polls without a pause leaves the thread none.
+  void keep_alive(Clock::time_point now) {
+    // This process itself was stopped for a while: the others' signs have still to be read.
+    if (now - last_round_ > kPause)
+      for (Peer& p : peers_) p.last_heard = now;
+    last_round_ = now;
+    if (now - last_beat_ < kBeat) return;
+    last_beat_ = now;
+    hear_all(now);
+    for (size_t r = 0; r < size(); ++r)
+      if (r != rank_ && !peers_[r].left) tell(r, Beat::kAlive);
+  }
+
+  void look() {
+    {
+      const std::unique_lock lock(mutex_, std::try_to_lock);
+      if (lock) {
+        test_all();
+        keep_alive(last_poll_);
+      }
+    }
+    move_ongoing();
+  }
+
   void run() {
     std::unique_lock lock(mutex_);
-    Clock::time_point last_beat{};
     std::chrono::nanoseconds nap = kShortNap;
     last_round_ = Clock::now();
     while (!stopping_) {
       const auto now = Clock::now();
-      // This process itself was stopped for a while: the others' signs have still to be read.
-      if (now - last_round_ > kPause)
-        for (Peer& p : peers_) p.last_heard = now;
-      last_round_ = now;
-      if (now - last_beat >= kBeat) {
-        last_beat = now;
-        hear_all(now);
-        for (size_t r = 0; r < size(); ++r)
-          if (r != rank_ && !peers_[r].left) tell(r, Beat::kAlive);
-      }
+      keep_alive(now);
       if (requests_.empty()) {
-        wake_.wait_until(lock, last_beat + kBeat,
+        wake_.wait_until(lock, last_beat_ + kBeat,
                          [this] { return stopping_ || !requests_.empty(); });
         last_landing_ = Clock::now();
         continue;
@@ -517,7 +524,7 @@ class MpiJob::Transport final : public comm::Transport {
   std::vector<int> done_;
   std::vector<MPI_Status> statuses_;
   Clock::time_point last_poll_{}, last_landing_{};
-  Clock::time_point last_round_{};  // of the thread: it looks for signs of life
+  Clock::time_point last_beat_{}, last_round_{};  // signs of life were sent; were looked for
   bool stopping_ = false;
   std::thread thread_;
 };
