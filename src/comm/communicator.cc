@@ -119,6 +119,13 @@ struct Request::State final : Ongoing {
     then = nullptr;
   }
 
+  // After a failure, before the buffers go away.
+  void forget() {
+    const std::scoped_lock lock(mutex);
+    for (const auto& flight : flights)
+      if (!flight->landed()) transport->forget(*flight);
+  }
+
   // Of a message between two ranks; none when it is done.
   std::shared_ptr<Flight> only_flight() {
     const std::scoped_lock lock(mutex);
@@ -189,6 +196,7 @@ void Request::finish_quietly() noexcept {
   try {
     state_->wait(Patience::kTimeout);  // the buffers may go away after this
   } catch (...) {                      // whoever waits for the next message will hear of it
+    state_->forget();
   }
 }
 

@@ -124,6 +124,13 @@ class MpiJob::Transport final : public comm::Transport {
     begin_parts(slot);
   }
 
+  // What MPI has begun cannot be called back. But it looks at bytes only while it is called, and a rank
+  // that has lost a message is about to end.
+  void forget(Flight& flight) override {
+    const std::scoped_lock lock(mutex_);
+    if (!flight.landed()) silent_ = true;
+  }
+
   void pause(std::chrono::nanoseconds waited) override {
     look();
     // A latency of a few microseconds where answers come at once; else 5 % of what was waited for.
@@ -163,6 +170,7 @@ class MpiJob::Transport final : public comm::Transport {
   // Says goodbye: who still waits for this rank need not wait for its silence.
   void leave() {
     const std::scoped_lock lock(mutex_);
+    if (silent_) return;
     for (size_t r = 0; r < size(); ++r)
       if (r != rank_) tell(r, Beat::kLeaving);
   }
@@ -229,6 +237,11 @@ class MpiJob::Transport final : public comm::Transport {
       const std::scoped_lock lock(mutex_);
       if (before != nullptr && before->landed() && before->error()) {
         flight->fail(*before->error());
+        return flight;
+      }
+      if (silent_) {
+        flight->fail(Error(ErrorKind::kPeerLost,
+                           "messages of this rank were lost before: it sends and receives no more"));
         return flight;
       }
       const size_t slot = flight->slot = free_slot();
@@ -366,7 +379,7 @@ class MpiJob::Transport final : public comm::Transport {
   // Lands what has come. Under the lock.
   void test_all() {
     last_poll_ = Clock::now();
-    if (requests_.empty()) return;
+    if (requests_.empty() || silent_) return;
     done_.resize(requests_.size());
     statuses_.resize(requests_.size());
     int count = 0;
@@ -424,6 +437,7 @@ class MpiJob::Transport final : public comm::Transport {
   }
 
   void hear_all(Clock::time_point now) {
+    if (silent_) return;
     for (size_t r = 0; r < size(); ++r) {
       Peer& p = peers_[r];
       while (p.hearing != MPI_REQUEST_NULL) {
@@ -448,6 +462,7 @@ class MpiJob::Transport final : public comm::Transport {
     last_round_ = now;
     if (now - last_beat_ < kBeat) return;
     last_beat_ = now;
+    if (silent_) return;
     hear_all(now);
     for (size_t r = 0; r < size(); ++r)
       if (r != rank_ && !peers_[r].left) tell(r, Beat::kAlive);
@@ -526,6 +541,7 @@ class MpiJob::Transport final : public comm::Transport {
   Clock::time_point last_poll_{}, last_landing_{};
   Clock::time_point last_beat_{}, last_round_{};  // signs of life were sent; were looked for
   bool stopping_ = false;
+  bool silent_ = false;  // MPI is not called any more
   std::thread thread_;
 };
 

@@ -138,6 +138,13 @@ class ThreadTransport final : public Transport,
     static_cast<ThreadFlight&>(flight).given_up = true;
   }
 
+  void forget(Flight& flight) override {
+    const std::scoped_lock lock(world_->mutex);
+    static_cast<ThreadFlight&>(flight).given_up = true;
+    for (auto& [key, slot] : world_->slots)
+      std::erase_if(slot.wishes, [&](const Wish& wish) { return wish.flight.get() == &flight; });
+  }
+
   void pause(std::chrono::nanoseconds) override {
     move_ongoing();
     std::unique_lock lock(world_->mutex);

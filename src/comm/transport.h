@@ -77,6 +77,9 @@ class Transport {
                                              uint32_t tag) = 0;
   // Nobody waits for it any more: of a send, what has not gone out stays here.
   virtual void give_up(Flight& flight) = 0;
+  // It has not landed and its bytes go away, for what it belongs to has failed: nobody touches them from
+  // here on, whatever becomes of other messages.
+  virtual void forget(Flight& flight) = 0;
   // Lets messages move, and returns when one may have landed, or after a moment: the longer
   // `waited` is, the longer the moment.
   virtual void pause(std::chrono::nanoseconds waited) = 0;
