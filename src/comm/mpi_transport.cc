@@ -146,6 +146,7 @@ class MpiJob::Transport final : public comm::Transport {
   std::optional<Error> complaint_about(size_t peer) override {
     const std::scoped_lock lock(mutex_);
     if (peer == rank_) return std::nullopt;
+    if (silent_) return lost_before();
     const Peer& p = peers_[peer];
     // What it sent before may still be on its way.
     if (p.left && Clock::now() - p.last_heard > kLastMessages)
@@ -240,8 +241,7 @@ class MpiJob::Transport final : public comm::Transport {
         return flight;
       }
       if (silent_) {
-        flight->fail(Error(ErrorKind::kPeerLost,
-                           "messages of this rank were lost before: it sends and receives no more"));
+        flight->fail(lost_before());
         return flight;
       }
       const size_t slot = flight->slot = free_slot();
@@ -272,6 +272,11 @@ class MpiJob::Transport final : public comm::Transport {
     return flight;
   }
 
+  static Error lost_before() {
+    return Error(ErrorKind::kPeerLost,
+                 "a message of this rank was lost before: it sends and receives no more");
+  }
+
   size_t part_bytes(const Posted& posted) const {
     return hosts_[posted.flight->peer()] != hosts_[rank_] ? kFrame : kHostPart;
   }
@@ -284,6 +289,7 @@ class MpiJob::Transport final : public comm::Transport {
   // Starts as many parts of a message as may be under way, if it is the first of its line, and when all
   // have begun, the next.
   void begin_parts(size_t first) {
+    if (silent_) return;
     for (std::optional<size_t> slot = first; slot;) {
       Posted& posted = posted_[*slot];
       if (!posted.is_first) return;
