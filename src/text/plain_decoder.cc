@@ -430,7 +430,10 @@ std::optional<size_t> BatchDecoder::screen(Request& request, size_t row) {
   TailoredStep::Screening how{.allowed = request.filter ? &request.filter->mask() : nullptr,
                               .reach = logit_reach(sampling)};
   lowered_.clear();
-  if (lowers_used_tokens(sampling)) lowered_ = request.tokens;
+  if (lowers_used_tokens(sampling)) {
+    const auto last = penalised(sampling, request.tokens);
+    lowered_.assign(last.begin(), last.end());
+  }
   for (const auto& [token, bias] : sampling.logit_bias)
     if (bias < 0) lowered_.push_back(token);
   how.lowered = lowered_;

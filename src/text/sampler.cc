@@ -29,6 +29,12 @@ float logit_reach(const SamplingOptions& o) {
   return o.min_p > 0 ? std::min(reach, -std::log(o.min_p)) : reach;  // min-p comes before temperature
 }
 
+std::span<const Token> penalised(const SamplingOptions& o, std::span<const Token> history) {
+  return history.last(o.penalty_last_n < 0
+                          ? history.size()
+                          : std::min(static_cast<size_t>(o.penalty_last_n), history.size()));
+}
+
 bool lowers_used_tokens(const SamplingOptions& o) {
   return o.repetition_penalty > 1 || o.presence_penalty > 0 || o.frequency_penalty > 0;
 }
@@ -168,10 +174,7 @@ void Sampler::apply_bias(std::span<float> logits) {
 void Sampler::apply_penalties(std::span<float> logits, std::span<const Token> history) {
   const SamplingOptions& o = options_;
   if (o.repetition_penalty == 1 && o.presence_penalty == 0 && o.frequency_penalty == 0) return;
-  const size_t reach = o.penalty_last_n < 0
-                           ? history.size()
-                           : std::min(static_cast<size_t>(o.penalty_last_n), history.size());
-  const auto last = history.last(reach);
+  const auto last = penalised(o, history);
   recent_.assign(last.begin(), last.end());
   std::sort(recent_.begin(), recent_.end());
   for (size_t i = 0; i < recent_.size();) {

@@ -38,7 +38,9 @@ void validate(const SamplingOptions& options);
 // How far below the best logit a token may lie and still be drawn with more than a thousandth of its
 // weight; 0: only the best is.
 float logit_reach(const SamplingOptions& options);
-// Penalties lower tokens that have been used.
+// The end of `history` that penalties look back on.
+std::span<const Token> penalised(const SamplingOptions& options, std::span<const Token> history);
+// Penalties lower those (a repetition penalty below 1, or negative ones, raise them).
 bool lowers_used_tokens(const SamplingOptions& options);
 
 struct TokenLogprob {

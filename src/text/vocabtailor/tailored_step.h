@@ -2,7 +2,8 @@
 // then each request's own tail. A request sees its own set alone, as logits over the whole vocabulary
 // that are -inf outside: sampler, penalties, grammars and stop logic need not know.
 //
-// Owned by one engine thread. Steady state allocates nothing.
+// Owned by one engine thread. Steady state allocates nothing but the rows that
+// screen() gathers.
 #pragma once
 
 #include <cstddef>
