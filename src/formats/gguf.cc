@@ -60,6 +60,7 @@ class Cursor {
 
   size_t at() const { return at_; }
   size_t left() const { return bytes_.size() - at_; }
+  std::span<const uint8_t> rest() const { return bytes_.subspan(at_); }
 
   template <typename... Args>
   [[noreturn]] void fail_here(fmt::format_string<Args...> format, Args&&... args) const {
@@ -120,37 +121,56 @@ std::vector<To> convert(std::span<const uint8_t> bytes) {
   return out;
 }
 
-GgufValue read_number_array(Cursor& cursor, uint32_t type, uint64_t wanted) {
-  const size_t count = cursor.count(wanted, value_bytes(type), "array values");
-  const auto bytes = cursor.take(count * value_bytes(type), "an array");
-  switch (type) {
-    case kU8:
-    case kBool:
-      return convert<uint8_t, uint8_t>(bytes);
+std::optional<std::vector<uint8_t>> decode(const GgufArray& array, uint8_t /*wanted*/) {
+  if (array.type != kU8 && array.type != kBool) return std::nullopt;
+  return convert<uint8_t, uint8_t>(array.bytes);
+}
+
+std::optional<std::vector<int64_t>> decode(const GgufArray& array, int64_t /*wanted*/) {
+  switch (array.type) {
     case kI8:
-      return convert<int64_t, int8_t>(bytes);
+      return convert<int64_t, int8_t>(array.bytes);
     case kU16:
-      return convert<int64_t, uint16_t>(bytes);
+      return convert<int64_t, uint16_t>(array.bytes);
     case kI16:
-      return convert<int64_t, int16_t>(bytes);
+      return convert<int64_t, int16_t>(array.bytes);
     case kU32:
-      return convert<int64_t, uint32_t>(bytes);
+      return convert<int64_t, uint32_t>(array.bytes);
     case kI32:
-      return convert<int64_t, int32_t>(bytes);
+      return convert<int64_t, int32_t>(array.bytes);
+    case kU64:
     case kI64:
-      return convert<int64_t, int64_t>(bytes);
-    case kF32:
-      return convert<double, float>(bytes);
-    case kF64:
-      return convert<double, double>(bytes);
+      return convert<int64_t, int64_t>(array.bytes);
     default:
-      break;
+      return std::nullopt;
   }
-  std::vector<int64_t> out = convert<int64_t, uint64_t>(bytes);
-  if (std::any_of(out.begin(), out.end(), [](int64_t v) { return v < 0; }))
-    cursor.fail_here("an array holds an integer above 2^63 - 1");
+}
+
+std::optional<std::vector<double>> decode(const GgufArray& array, double /*wanted*/) {
+  if (array.type == kF32) return convert<double, float>(array.bytes);
+  if (array.type == kF64) return convert<double, double>(array.bytes);
+  return std::nullopt;
+}
+
+// Lengths were checked when the file was opened.
+std::optional<std::vector<std::string_view>> decode(const GgufArray& array,
+                                                    std::string_view /*wanted*/) {
+  if (array.type != kString) return std::nullopt;
+  std::vector<std::string_view> out(array.count);
+  const uint8_t* at = array.bytes.data();
+  for (std::string_view& text : out) {
+    uint64_t length;
+    std::memcpy(&length, at, sizeof length);
+    text = {reinterpret_cast<const char*>(at) + sizeof length, static_cast<size_t>(length)};
+    at += sizeof length + length;
+  }
   return out;
 }
+
+constexpr const char* kind_name(uint8_t) { return "bytes"; }
+constexpr const char* kind_name(int64_t) { return "integers"; }
+constexpr const char* kind_name(double) { return "numbers"; }
+constexpr const char* kind_name(std::string_view) { return "strings"; }
 
 GgufValue read_array(Cursor& cursor, const std::string& name, std::string_view key) {
   const auto type = cursor.number<uint32_t>("an array's type");
@@ -159,10 +179,22 @@ GgufValue read_array(Cursor& cursor, const std::string& name, std::string_view k
   if (type == kArray)
     fail(ErrorKind::kUnsupported, "{}: '{}' is an array of arrays, which no known model uses", name,
          key);
-  if (type != kString) return read_number_array(cursor, type, count);
-  std::vector<std::string_view> strings(cursor.count(count, sizeof(uint64_t), "strings"));
-  for (auto& s : strings) s = cursor.string("a string of an array");
-  return strings;
+  GgufArray out{.type = type, .count = 0, .bytes = {}};
+  if (type == kString) {
+    out.count = cursor.count(count, sizeof(uint64_t), "strings");
+    out.bytes = cursor.rest();
+    for (size_t i = 0; i < out.count; ++i) cursor.string("a string of an array");
+    out.bytes = out.bytes.first(out.bytes.size() - cursor.left());
+    return out;
+  }
+  out.count = cursor.count(count, value_bytes(type), "array values");
+  out.bytes = cursor.take(out.count * value_bytes(type), "an array");
+  if (type == kU64) {
+    const auto values = convert<int64_t, uint64_t>(out.bytes);
+    if (std::any_of(values.begin(), values.end(), [](int64_t v) { return v < 0; }))
+      cursor.fail_here("an array holds an integer above 2^63 - 1");
+  }
+  return out;
 }
 
 GgufValue read_value(Cursor& cursor, uint32_t type, const std::string& name, std::string_view key) {
@@ -274,6 +306,20 @@ size_t padding(size_t position, size_t alignment) {
 
 }  // namespace
 
+template <typename T>
+std::optional<std::vector<T>> GgufArray::as() const {
+  return decode(*this, T{});
+}
+
+template std::optional<std::vector<std::string_view>> GgufArray::as() const;
+template std::optional<std::vector<double>> GgufArray::as() const;
+template std::optional<std::vector<int64_t>> GgufArray::as() const;
+template std::optional<std::vector<uint8_t>> GgufArray::as() const;
+
+bool GgufArray::operator==(const GgufArray& other) const {
+  return type == other.type && count == other.count && std::ranges::equal(bytes, other.bytes);
+}
+
 GgufFile GgufFile::open(const std::filesystem::path& path) {
   auto file = MappedFile::open(path);
   GgufFile gguf = parse(file->bytes(), path.string());
@@ -377,9 +423,22 @@ std::optional<bool> GgufFile::get_bool(std::string_view key) const {
   return value == nullptr ? std::nullopt : std::optional(*value);
 }
 
-const std::vector<std::string_view>* GgufFile::get_strings(std::string_view key) const {
-  return get<std::vector<std::string_view>>(key, "an array of strings");
+template <typename T>
+std::optional<std::vector<T>> GgufFile::get_array(std::string_view key) const {
+  const auto it = metadata_.find(key);
+  if (it == metadata_.end()) return std::nullopt;
+  const auto* array = std::get_if<GgufArray>(&it->second);
+  auto out = array == nullptr ? std::nullopt : array->as<T>();
+  if (!out)
+    fail(ErrorKind::kInvalidInput, "{}: metadata '{}' is not an array of {}", name_, key,
+         kind_name(T{}));
+  return out;
 }
+
+template std::optional<std::vector<std::string_view>> GgufFile::get_array(std::string_view) const;
+template std::optional<std::vector<double>> GgufFile::get_array(std::string_view) const;
+template std::optional<std::vector<int64_t>> GgufFile::get_array(std::string_view) const;
+template std::optional<std::vector<uint8_t>> GgufFile::get_array(std::string_view) const;
 
 namespace {
 

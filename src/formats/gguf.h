@@ -31,13 +31,22 @@
 
 namespace weft::formats {
 
+// An array as it lies in the file, decoded when it is asked for: a vocabulary has 150k texts and
+// merges, which are read once and would be in the way as long as the model is loaded.
+struct GgufArray {
+  uint32_t type = 0;  // of the elements, as in the file
+  size_t count = 0;
+  std::span<const uint8_t> bytes;  // of the elements
+
+  // T: std::string_view (into the file), double, int64_t (of integers of all widths but u8),
+  // uint8_t (of u8 and bool). Nothing if the elements are of another kind.
+  template <typename T>
+  std::optional<std::vector<T>> as() const;
+  bool operator==(const GgufArray& other) const;
+};
+
 // A metadata value. Integers of all widths become int64/uint64, floats double.
-// Arrays of strings and of numbers are kept flat: a vocabulary has 150k of them. Strings of an
-// array look into the file. Arrays of u8 and bool are vector<uint8_t>, of other integers
-// vector<int64_t>.
-struct GgufValue
-    : std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<std::string_view>,
-                   std::vector<double>, std::vector<int64_t>, std::vector<uint8_t>> {
+struct GgufValue : std::variant<bool, int64_t, uint64_t, double, std::string, GgufArray> {
   using variant::variant;
   std::span<const uint8_t> raw;  // u32 type and value as in the file, for copying
 };
@@ -67,8 +76,9 @@ class GgufFile {
   std::optional<int64_t> get_int(std::string_view key) const;
   std::optional<double> get_float(std::string_view key) const;
   std::optional<bool> get_bool(std::string_view key) const;
-  // The array, or nullptr if absent.
-  const std::vector<std::string_view>* get_strings(std::string_view key) const;
+  // T as of GgufArray::as.
+  template <typename T>
+  std::optional<std::vector<T>> get_array(std::string_view key) const;
 
  private:
   template <typename T>

@@ -32,13 +32,11 @@ TEST(gguf, reads_every_metadata_type_of_the_reference_writer) {
   EXPECT_EQ(std::get<uint64_t>(file.metadata().at("t.u64")), ~uint64_t{0});
   EXPECT_EQ(file.get_int("t.i64"), std::numeric_limits<int64_t>::min());
   EXPECT_EQ(file.get_float("t.f64"), 0.1);
-  EXPECT_EQ(*file.get_strings("t.strings"), (std::vector<std::string_view>{"", "a", "\u0120the"}));
-  EXPECT_EQ(std::get<std::vector<int64_t>>(file.metadata().at("t.ints")),
-            (std::vector<int64_t>{-1, 0, 7}));
-  EXPECT_EQ(std::get<std::vector<double>>(file.metadata().at("t.floats")),
-            (std::vector<double>{0.5, -2}));
-  EXPECT_EQ(std::get<std::vector<uint8_t>>(file.metadata().at("t.bools")),
-            (std::vector<uint8_t>{1, 0}));
+  EXPECT_EQ(file.get_array<std::string_view>("t.strings"),
+            (std::vector<std::string_view>{"", "a", "\u0120the"}));
+  EXPECT_EQ(file.get_array<int64_t>("t.ints"), (std::vector<int64_t>{-1, 0, 7}));
+  EXPECT_EQ(file.get_array<double>("t.floats"), (std::vector<double>{0.5, -2}));
+  EXPECT_EQ(file.get_array<uint8_t>("t.bools"), (std::vector<uint8_t>{1, 0}));
 }
 
 TEST(gguf, reads_tensors_of_the_reference_writer) {
@@ -60,7 +58,7 @@ TEST(gguf, reads_tensors_of_the_reference_writer) {
 TEST(gguf, look_ups_of_a_wrong_type_name_the_key) {
   const GgufFile file = GgufFile::open(kFixture);
   EXPECT_EQ(file.get_int("absent"), std::nullopt);
-  EXPECT_EQ(file.get_strings("absent"), nullptr);
+  EXPECT_EQ(file.get_array<double>("absent"), std::nullopt);
   EXPECT_EQ(file.get_float("t.u8"), 255.0);
   try {
     file.get_int("t.string");
@@ -71,7 +69,9 @@ TEST(gguf, look_ups_of_a_wrong_type_name_the_key) {
   EXPECT_THROW(file.get_int("t.f32"), Error);
   EXPECT_THROW(file.get_bool("t.u8"), Error);
   EXPECT_THROW(file.get_float("t.string"), Error);
-  EXPECT_THROW(file.get_strings("t.ints"), Error);
+  EXPECT_THROW(file.get_array<std::string_view>("t.ints"), Error);
+  EXPECT_THROW(file.get_array<int64_t>("t.floats"), Error);
+  EXPECT_THROW(file.get_array<uint8_t>("t.u8"), Error);
 }
 
 TEST(gguf, what_is_written_reads_back) {
@@ -108,11 +108,10 @@ TEST(gguf, what_is_written_reads_back) {
   EXPECT_EQ(file.get_float("a.f32"), 0.25);
   EXPECT_EQ(file.get_bool("a.bool"), true);
   EXPECT_EQ(file.get_string("a.string"), "x");
-  EXPECT_EQ(*file.get_strings("a.strings"), (std::vector<std::string_view>{"", "two"}));
-  EXPECT_EQ(std::get<std::vector<int64_t>>(file.metadata().at("a.ints")),
-            (std::vector<int64_t>{-5, 6}));
-  EXPECT_EQ(std::get<std::vector<double>>(file.metadata().at("a.floats")),
-            (std::vector<double>{1.5}));
+  EXPECT_EQ(file.get_array<std::string_view>("a.strings"),
+            (std::vector<std::string_view>{"", "two"}));
+  EXPECT_EQ(file.get_array<int64_t>("a.ints"), (std::vector<int64_t>{-5, 6}));
+  EXPECT_EQ(file.get_array<double>("a.floats"), (std::vector<double>{1.5}));
   for (const auto& [key, value] : source.metadata())
     EXPECT_EQ(file.metadata().at(key), value) << key;
   ASSERT_EQ(file.tensors().size(), 2u);

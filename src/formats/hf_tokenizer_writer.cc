@@ -64,17 +64,15 @@ void write_hf_tokenizer(const GgufFile& file, const fs::path& folder) {
          "of "
          "GPT-2, SmolLM, Llama 3 and Qwen2 can). Name a folder with the model's tokenizer.json.",
          file.name(), model, pre);
-  const auto* tokens = file.get_strings("tokenizer.ggml.tokens");
-  const auto* merges = file.get_strings("tokenizer.ggml.merges");
-  if (tokens == nullptr || merges == nullptr)
+  const auto tokens = file.get_array<std::string_view>("tokenizer.ggml.tokens");
+  const auto merges = file.get_array<std::string_view>("tokenizer.ggml.merges");
+  if (!tokens || !merges)
     fail(ErrorKind::kInvalidInput, "{}: has no tokens or no merges", file.name());
-  const auto types = file.metadata().find("tokenizer.ggml.token_type");
-  const auto* kinds =
-      types == file.metadata().end() ? nullptr : std::get_if<std::vector<int64_t>>(&types->second);
+  const auto kinds = file.get_array<int64_t>("tokenizer.ggml.token_type");
 
   ordered_json vocab = ordered_json::object(), added = ordered_json::array();
   for (size_t i = 0; i < tokens->size(); ++i) {
-    const int64_t kind = kinds != nullptr && i < kinds->size() ? (*kinds)[i] : kNormal;
+    const int64_t kind = kinds && i < kinds->size() ? (*kinds)[i] : kNormal;
     if (kind == kControl || kind == kUserDefined)
       added.push_back({{"id", i},
                        {"content", (*tokens)[i]},

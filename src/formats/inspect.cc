@@ -27,12 +27,12 @@ ordered_json shorten(const std::vector<T>& values, const char* type) {
 }
 
 struct ValueToJson {
-  ordered_json operator()(const std::vector<std::string_view>& v) const {
-    return shorten(v, "string");
+  ordered_json operator()(const GgufArray& array) const {
+    if (const auto v = array.as<std::string_view>()) return shorten(*v, "string");
+    if (const auto v = array.as<double>()) return shorten(*v, "float");
+    if (const auto v = array.as<int64_t>()) return shorten(*v, "integer");
+    return shorten(array.as<uint8_t>().value(), "byte");
   }
-  ordered_json operator()(const std::vector<double>& v) const { return shorten(v, "float"); }
-  ordered_json operator()(const std::vector<int64_t>& v) const { return shorten(v, "integer"); }
-  ordered_json operator()(const std::vector<uint8_t>& v) const { return shorten(v, "byte"); }
   template <typename Scalar>
   ordered_json operator()(const Scalar& v) const {
     return v;
@@ -42,9 +42,7 @@ struct ValueToJson {
 ordered_json metadata_of(const GgufFile& file) {
   ordered_json out = ordered_json::object();
   for (const auto& [key, value] : file.metadata()) {
-    const std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<std::string_view>,
-                       std::vector<double>, std::vector<int64_t>, std::vector<uint8_t>>& base =
-        value;
+    const std::variant<bool, int64_t, uint64_t, double, std::string, GgufArray>& base = value;
     out[key] = std::visit(ValueToJson{}, base);
   }
   return out;
@@ -146,8 +144,8 @@ ordered_json experts_of(const Checkpoint& model) {
 }
 
 ordered_json gguf_tokenizer(const GgufFile& file) {
-  const auto* tokens = file.get_strings("tokenizer.ggml.tokens");
-  if (tokens == nullptr) return nullptr;
+  const auto tokens = file.get_array<std::string_view>("tokenizer.ggml.tokens");
+  if (!tokens) return nullptr;
   std::string kind = file.get_string("tokenizer.ggml.model").value_or("(unnamed)");
   if (const auto pre = file.get_string("tokenizer.ggml.pre")) kind += ", " + *pre;
   return {{"kind", kind}, {"tokens", tokens->size()}};

@@ -27,9 +27,13 @@ inline bool try_gguf(std::span<const uint8_t> bytes) try {
   volatile uint32_t sum = 0;
   for (const GgufTensor& tensor : file.tensors()) sum = sum + touch(file.find(tensor.name)->view);
   for (const auto& [key, value] : file.metadata())
-    if (const auto* strings = std::get_if<std::vector<std::string_view>>(&value))
-      for (const std::string_view s : *strings)
+    if (const auto* array = std::get_if<GgufArray>(&value)) {
+      for (const std::string_view s :
+           array->as<std::string_view>().value_or(std::vector<std::string_view>()))
         sum = sum + (s.empty() ? 0u : static_cast<uint8_t>(s.back()));
+      for (const int64_t v : array->as<int64_t>().value_or(std::vector<int64_t>()))
+        sum = sum + static_cast<uint32_t>(v);
+    }
   return true;
 } catch (const Error&) {
   return false;

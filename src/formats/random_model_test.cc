@@ -62,8 +62,8 @@ TEST_F(RandomModel, vocabulary_is_valid) {
   const auto path = folder_ / "tiny.gguf";
   write_random_model(path, "tiny", quant_mix("q8_0"), 1, {});
   const GgufFile file = GgufFile::open(path);
-  const auto& tokens = *file.get_strings("tokenizer.ggml.tokens");
-  const auto& merges = *file.get_strings("tokenizer.ggml.merges");
+  const auto tokens = file.get_array<std::string_view>("tokenizer.ggml.tokens").value();
+  const auto merges = file.get_array<std::string_view>("tokenizer.ggml.merges").value();
   ASSERT_EQ(tokens.size(), 512u);
   const std::set<std::string_view> unique(tokens.begin(), tokens.end());
   EXPECT_EQ(unique.size(), tokens.size());

@@ -19,18 +19,6 @@ namespace {
 
 std::string key(std::string_view name) { return fmt::format("tokenizer.ggml.{}", name); }
 
-// nullptr if absent; kInvalidInput if it is something else than an array of T.
-template <typename T>
-const std::vector<T>* find_array(const GgufFile& file, std::string_view name, const char* wanted) {
-  const auto found = file.metadata().find(key(name));
-  if (found == file.metadata().end()) return nullptr;
-  const auto* array = std::get_if<std::vector<T>>(&found->second);
-  if (array == nullptr) {
-    fail(ErrorKind::kInvalidInput, "{} is not an array of {}", key(name), wanted);
-  }
-  return array;
-}
-
 void check_size(std::string_view name, size_t size, size_t tokens) {
   if (size >= tokens) return;
   fail(ErrorKind::kInvalidInput,
@@ -66,8 +54,8 @@ bool is_byte_text(std::string_view text) {
 std::vector<TokenKind> read_kinds(const GgufFile& file,
                                   const std::vector<std::string_view>& texts) {
   std::vector<TokenKind> kinds(texts.size(), TokenKind::kNormal);
-  const auto* types = find_array<int64_t>(file, "token_type", "integers");
-  if (types == nullptr) return kinds;
+  const auto types = file.get_array<int64_t>(key("token_type"));
+  if (!types) return kinds;
   check_size("token_type", types->size(), texts.size());
   for (size_t id = 0; id < texts.size(); ++id) {
     kinds[id] = kind_of((*types)[id]);
@@ -79,8 +67,8 @@ std::vector<TokenKind> read_kinds(const GgufFile& file,
 }
 
 std::vector<float> read_scores(const GgufFile& file, size_t tokens) {
-  const auto* scores = find_array<double>(file, "scores", "numbers");
-  if (scores == nullptr) {
+  const auto scores = file.get_array<double>(key("scores"));
+  if (!scores) {
     fail(ErrorKind::kInvalidInput, "{} is missing, which a SentencePiece vocabulary needs",
          key("scores"));
   }
@@ -89,15 +77,15 @@ std::vector<float> read_scores(const GgufFile& file, size_t tokens) {
 }
 
 std::unique_ptr<Vocabulary> read_vocabulary(const GgufFile& file) {
-  const auto* texts = find_array<std::string_view>(file, "tokens", "strings");
-  if (texts == nullptr || texts->empty()) {
+  auto texts = file.get_array<std::string_view>(key("tokens"));
+  if (!texts || texts->empty()) {
     fail(ErrorKind::kInvalidInput,
          "no vocabulary: {} is missing or empty. Give a file that holds a language model",
          key("tokens"));
   }
   std::vector<TokenKind> kinds = read_kinds(file, *texts);
   if (file.file() != nullptr) {
-    return std::make_unique<Vocabulary>(*texts, std::move(kinds), file.file());
+    return std::make_unique<Vocabulary>(*std::move(texts), std::move(kinds), file.file());
   }
   // parse()'d bytes need not outlive the tokenizer.
   size_t bytes = 0;
@@ -138,8 +126,8 @@ void read_special(const GgufFile& file, Vocabulary& vocabulary, bool add_bos, bo
 void fill_bpe(const GgufFile& file, TokenizerParts& parts) {
   NamedPreTokenizer pre = pre_tokenizer_named(file.get_string(key("pre")).value_or("default"));
   read_special(file, *parts.vocabulary, pre.add_bos, false);
-  const auto* lines = find_array<std::string_view>(file, "merges", "strings");
-  if (lines == nullptr) {
+  const auto lines = file.get_array<std::string_view>(key("merges"));
+  if (!lines) {
     fail(ErrorKind::kInvalidInput, "{} is missing, which a BPE vocabulary needs", key("merges"));
   }
   std::vector<MergeTexts> merges;
@@ -235,6 +223,7 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufFile& file) {
   try {
     return load(file);
   } catch (const Error& error) {
+    if (std::string_view(error.what()).starts_with(file.name())) throw;  // a look-up's
     throw error.in(file.name());
   }
 }
