@@ -44,6 +44,7 @@ function(weft_room name)
     target_link_libraries(weft_${name}_tests PRIVATE weft_${name} ${ROOM_LINKS} GTest::gtest_main)
     target_include_directories(weft_${name}_tests PRIVATE ${PROJECT_SOURCE_DIR}/src)
     target_compile_definitions(weft_${name}_tests PRIVATE WEFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    target_compile_options(weft_${name}_tests PRIVATE $<$<CONFIG:Release>:-O1>)  # a quarter less to compile
     add_test(NAME ${name} COMMAND weft_${name}_tests)
     set_tests_properties(${name} PROPERTIES TIMEOUT 1800)  # under TSan, on a busy machine
   endif()
