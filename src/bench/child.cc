@@ -17,6 +17,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/seconds.h"
 
 extern char** environ;
 
@@ -73,9 +74,7 @@ ChildResult run_child(const std::vector<std::string>& command, StopToken stop) {
 
   ChildResult result;
   const auto begin = Clock::now();
-  const auto elapsed = [begin] {
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-  };
+  const auto elapsed = [begin] { return seconds_since(begin); };
   const pid_t pid = start(command, pipe_ends[1], fileno(err.get()));
   child_end.reset();
   char chunk[4096];

@@ -10,6 +10,7 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "base/seconds.h"
 #include "bench/kernel_tables.h"
 #include "kernels/attention.h"
 #include "kernels/kv_quant.h"
@@ -97,7 +98,7 @@ class AttentionLoad {
     const kernels::AttentionShape shape{.num_heads = kHeads, .kv = kShape, .scale = 0.125f};
     const auto start = Clock::now();
     kernels::attention(shape, calls, scratch_, cores);
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    return seconds_since(start);
   }
 
   static constexpr size_t kPages = kContext / kernels::kPageTokens;  // of a sequence

@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/seconds.h"
 #include "bench/kernel_tables.h"
 #include "kernels/quantize.h"
 
@@ -64,7 +65,7 @@ class RepeatedProduct {
     const kernels::LinearCall call{
         .weight = &weight_, .out = out_.as<float>(), .out_stride = weight_.out_features()};
     kernels::multiply({&call, 1}, activations_, cores_);
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    return seconds_since(start);
   }
 
   const float* row(size_t r) const { return out_.as<float>() + r * weight_.out_features(); }

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/seconds.h"
 #include "bench/bench.h"
 #include "bench/kernel_tables.h"
 #include "bench/peer.h"
@@ -30,10 +31,6 @@ using Clock = std::chrono::steady_clock;
 using models::Token;
 using text::KvMode;
 using text::KvPolicyOptions;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct Way {
   std::string name;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "kernels/isa.h"
 
 #if defined(__x86_64__)
@@ -22,10 +23,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using kernels::Isa;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Results go here so that no compiler drops the work that made them.
 std::atomic<uint64_t> sink;

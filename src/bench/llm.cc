@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "base/random.h"
+#include "base/seconds.h"
 #include "bench/bench.h"
 #include "bench/child.h"
 #include "bench/limits.h"
@@ -63,7 +64,7 @@ class Ours {
     const auto start = Clock::now();
     if (test.prompt_tokens != 0) read(test.prompt_tokens, cores);
     for (size_t i = 0; i < test.answer_tokens; ++i) read(1, cores);
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double seconds = seconds_since(start);
     return static_cast<double>(test.prompt_tokens + test.answer_tokens) / seconds;
   }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "models/computing_pass.h"
 
 namespace weft::bench {
@@ -78,7 +79,7 @@ models::Mlp* NaiveExperts::load(size_t layer, uint32_t expert, const CoreSet& co
   may_go_[*slot] = 0;
   const Clock::time_point begin = Clock::now();
   const auto record = source_->read(group, expert, arena_.data() + *slot * slot_bytes_);
-  counters_.stall_s += std::chrono::duration<double>(Clock::now() - begin).count();
+  counters_.stall_s += seconds_since(begin);
   counters_.bytes_read += record.bytes_read;
   std::array<std::optional<Error>, 2> wrong;  // in its halves
   cores.parallel_for(2, 1, [&](size_t half, size_t, size_t) {

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "base/seconds.h"
 
 namespace weft::bench {
 
@@ -49,14 +50,14 @@ double BenchMixture::decode(size_t count, size_t sequences, size_t first_routed,
     experts_->set_token(first_routed + i);
     step(i, 1, sequences, cores);
   }
-  return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(count);
+  return seconds_since(start) / static_cast<double>(count);
 }
 
 double BenchMixture::prefill(size_t count, const CoreSet& cores) {
   cache_.truncate(sequences_[0], 0);
   const Clock::time_point start = Clock::now();
   step(0, count, 1, cores);
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return seconds_since(start);
 }
 
 void BenchMixture::write(size_t count, const CoreSet& cores) {

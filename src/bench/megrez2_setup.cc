@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "base/random.h"
+#include "base/seconds.h"
 #include "formats/gguf.h"
 #include "text/expert_stream/expert_records.h"
 #include "text/expert_stream/record_source.h"
@@ -170,7 +171,7 @@ ReadTimes MixtureSetup::measure_disk() const {
         }
       });
     for (std::thread& thread : threads) thread.join();
-    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(reads);
+    return seconds_since(start) / static_cast<double>(reads);
   };
   ReadTimes read;
   read.latency_s = seconds_per_read(1);

@@ -16,6 +16,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/random.h"
+#include "base/seconds.h"
 #include "bench/bench.h"
 #include "bench/rpc_peer.h"
 #include "comm/handshake.h"
@@ -32,10 +33,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using models::Token;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 // ---- what is measured: rank 0's model, which leads the others', and one sequence of it
 

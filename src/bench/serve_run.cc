@@ -20,16 +20,13 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "base/seconds.h"
 #include "serve/served_model.h"
 
 namespace weft::bench {
 namespace {
 
 using serve::Clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 Clock::time_point after(Clock::time_point start, double seconds) {
   return start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));

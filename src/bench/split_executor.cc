@@ -11,6 +11,7 @@
 
 #include "base/core_share.h"
 #include "base/error.h"
+#include "base/seconds.h"
 #include "serve/semi_pd/loop.h"
 
 namespace weft::bench {
@@ -256,7 +257,7 @@ void Split::copy_those_that_fit() {
     const std::lock_guard lock(mutex_);
     ++copied_.requests;
     copied_.bytes += tokens * kv_bytes_per_token_;
-    copied_.seconds += std::chrono::duration<double>(Clock::now() - start).count();
+    copied_.seconds += seconds_since(start);
   }
   if (moved) changed();
 }

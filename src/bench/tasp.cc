@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "base/thread_pool.h"
 #include "bench/bench.h"
 #include "comm/communicator.h"
@@ -130,7 +131,7 @@ class Sequence {
     const auto begin = Clock::now();
     attention.begin(pages_, 0, 0, tokens_);
     attention.attend(shape_, 0, q_.data(), q_.data(), q_.data(), out_.data(), cores_);
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double seconds = seconds_since(begin);
     attention.part = SpreadPart::kAll;
     if (counts) imbalance_[way] = imbalance(before, sent_bytes(ranks_), ranks_.size());
     return slowest(ranks_, seconds);
@@ -298,7 +299,7 @@ Table measure_model(const BenchOptions& options, const std::filesystem::path& pa
         ranks.barrier();
         const auto begin = Clock::now();
         parallel::spread_pass(*spread, *model, pages, input, logits.data(), *workspace, cores);
-        return slowest(ranks, std::chrono::duration<double>(Clock::now() - begin).count());
+        return slowest(ranks, seconds_since(begin));
       });
     }
     const auto values = alternate(rounds, runs, options.stop);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/seconds.h"
 #include "bench/vocab_tables.h"
 #include "bench/vocab_tasks.h"
 #include "text/kv_tasks.h"
@@ -122,7 +123,7 @@ void time_answer(text::Decoder& decoder, const text::TextModel& model,
     }
     if (none && got != 0) first = Clock::now();
   }
-  way.seconds += std::chrono::duration<double>(Clock::now() - first).count();
+  way.seconds += seconds_since(first);
   way.tokens += got - 1;
   decoder.finish(kId);
 }

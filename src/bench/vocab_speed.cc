@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "base/seconds.h"
 #include "bench/kernel_tables.h"
 #include "bench/machine.h"
 #include "bench/vocab_tables.h"
@@ -21,10 +22,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using text::Token;
 using text::VocabMode;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 

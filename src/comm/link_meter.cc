@@ -1,4 +1,5 @@
 #include "comm/link_meter.h"
+#include "base/seconds.h"
 
 #include <algorithm>
 #include <chrono>
@@ -12,10 +13,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr uint32_t kTag = 3;
 constexpr size_t kLargest = size_t{64} << 20;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 template <typename T>
 void share(const Communicator& ranks, T& value, size_t root) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "parallel/transfers.h"
 
 namespace weft::parallel {
@@ -29,7 +30,7 @@ double transfer_s(const comm::Communicator& ranks, const Exchange& exchange, siz
   for (size_t step = 0; step < exchange.steps.size(); ++step) transfers.wait(step);
   transfers.finish();
   std::vector<double> seconds(ranks.size());
-  seconds[ranks.rank()] = std::chrono::duration<double>(Clock::now() - begin).count();
+  seconds[ranks.rank()] = seconds_since(begin);
   std::vector<size_t> begins(ranks.size() + 1);
   for (size_t r = 0; r < begins.size(); ++r) begins[r] = r * sizeof(double);
   ranks.all_gather(comm::writable_bytes_of(std::span(seconds)), begins);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "kernels/quantize.h"
 #include "parallel/partial_attention.h"
 
@@ -18,7 +19,7 @@ using Clock = std::chrono::steady_clock;
 class Stopwatch {
  public:
   explicit Stopwatch(double& seconds) : seconds_(seconds), begin_(Clock::now()) {}
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  ~Stopwatch() { seconds_ += seconds_since(begin_); }
 
  private:
   double& seconds_;

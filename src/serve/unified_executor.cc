@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/seconds.h"
 #include "serve/batch.h"
 #include "serve/chunk_bound.h"
 
@@ -156,9 +157,7 @@ void UnifiedExecutor::step() {
       if (options_.on_lost) options_.on_lost(error);
       return;
     }
-    if (done)
-      chunk_bound_.measured(done->prompt_tokens,
-                            std::chrono::duration<double>(Clock::now() - start).count());
+    if (done) chunk_bound_.measured(done->prompt_tokens, seconds_since(start));
   }
   if (done) return;
   // The cache is full: the youngest gives up its room, and will be read again, its answer so far

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/memory.h"
+#include "base/seconds.h"
 #include "formats/unicode.h"
 
 namespace weft::serve::views {
@@ -14,7 +15,7 @@ using openai::Fields;
 
 double seconds_up() {
   static const Clock::time_point start = Clock::now();
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return seconds_since(start);
 }
 [[maybe_unused]] const double kStarted = seconds_up();  // the clock starts with the program
 

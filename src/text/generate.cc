@@ -2,16 +2,13 @@
 
 #include <chrono>
 
+#include "base/seconds.h"
 #include "text/stop_strings.h"
 
 namespace weft::text {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // The decoder's only request, finished whatever happens.
 struct RunningRequest {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/seconds.h"
 
 namespace weft::text {
 namespace {
@@ -127,7 +128,7 @@ ReasonScore eval_reason(const TextModel& model, const ReasonEvalOptions& options
       if (progress) progress(done, all.size());
     }
   }
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  out.seconds = seconds_since(start);
   return out;
 }
 

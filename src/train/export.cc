@@ -1,6 +1,7 @@
 #include "train/export.h"
 
-#include <cstring>
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -95,6 +96,18 @@ void write_tokenizer(const std::string& from, const fs::path& folder) {
   for (const char* file : kFiles) {
     const fs::path source = fs::path(from) / file;
     if (fs::exists(source)) write_text(folder / file, read_file(source));
+  }
+}
+
+void check_finite(const ParameterTable& table, std::span<const float> weights) {
+  for (const Parameter& p : table.parameters) {
+    const auto values = weights.subspan(p.offset, p.size());
+    const auto bad = std::ranges::find_if_not(values, [](float v) { return std::isfinite(v); });
+    if (bad == values.end()) continue;
+    fail(ErrorKind::kInvalidInput,
+         "the trained weights are of no use: value {} of {} is {}. Train again with a lower lr, or "
+         "go on from an earlier checkpoint.",
+         bad - values.begin(), p.name, *bad);
   }
 }
 

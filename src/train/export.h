@@ -22,6 +22,8 @@ struct ExportOptions {
 // The tokenizer's files: a folder's as they are, a .gguf's translated. kUnsupported if they cannot
 // be.
 void write_tokenizer(const std::string& from, const std::filesystem::path& folder);
+// kInvalidInput names the tensor that holds what is no number.
+void check_finite(const ParameterTable& table, std::span<const float> weights);
 // Each file appears whole or not at all. kIo; kUnsupported for a tokenizer that the folder cannot
 // carry.
 void write_hf_folder(const std::filesystem::path& folder, const ModelShape& shape,

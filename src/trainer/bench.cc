@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/random.h"
+#include "base/seconds.h"
 #include "base/thread_pool.h"
 #include "train/batch.h"
 #include "trainer/adamw.h"
@@ -29,7 +30,7 @@ void finish(const Tensor& result) { result.reshape(-1).narrow(0, 0, 1).to(at::kC
 double seconds_of(const std::function<Tensor()>& work) {
   const auto start = Clock::now();
   finish(work());
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return seconds_since(start);
 }
 
 // Median of `rounds` after one that warms up.

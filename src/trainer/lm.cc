@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/seconds.h"
 #include "base/thread_pool.h"
 #include "formats/quant_mix.h"
 #include "train/batch.h"
@@ -100,9 +101,7 @@ class Run {
   void export_model();
   std::vector<float> host(const at::Tensor& tensor) const;
   void restore(at::Tensor& tensor, const std::vector<float>& values);
-  double seconds() const {
-    return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
-  }
+  double seconds() const { return seconds_before_ + seconds_since(start_); }
   double done() const { return train::part_done(config_, step_, seconds()); }
 
   const train::Config config_;
@@ -454,6 +453,7 @@ void Run::export_model() {
     bias = std::move(best.arrays["router_bias"]);
     step = best.state.at("step");
   }
+  train::check_finite(model_->table(), weights);
   const fs::path folder = folder_ / "model";
   train::write_hf_folder(folder, model_->shape(), model_->table(), weights, bias,
                          {.is_bf16 = config_.dtype == "bf16",

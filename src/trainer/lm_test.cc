@@ -208,7 +208,18 @@ TEST(lm, a_step_without_a_finite_loss_is_skipped_and_the_run_goes_on) {
   for (int i = 0; i < 16; ++i)
     data << ordered_json{{"prompt", line(i)}, {"completion", " no more"}}.dump() << "\n";
   data.close();
-  // In f32: a model whose weights are no numbers is not written in bf16.
+  // In f32: a model whose weights are no numbers is not written in bf16, nor is it at the end of a
+  // run.
+  const auto train_to_the_end = [](const train::Config& c) {
+    try {
+      train_lm(c, {}, {});
+      ADD_FAILURE() << "a model with a weight that is no number was written";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("of model.embed_tokens.weight is nan"),
+                std::string::npos)
+          << error.what();
+    }
+  };
   train::Config config = small(folder, "watched", "llama",
                                {"steps=24", "schedule=constant", "warmup=0", "batch_tokens=64",
                                 "lr=1e-3", "dtype=f32", "model.tie_word_embeddings=false"});
@@ -225,7 +236,7 @@ TEST(lm, a_step_without_a_finite_loss_is_skipped_and_the_run_goes_on) {
   train::write_hf_folder(folder.path / "bad", shape, table, weights.values, {},
                          {.is_bf16 = false, .tokenizer = ""});
   config.init = (folder.path / "bad").string();
-  train_lm(config, {}, {});
+  train_to_the_end(config);
 
   std::vector<size_t> bad;
   std::vector<double> losses;
@@ -248,7 +259,7 @@ TEST(lm, a_step_without_a_finite_loss_is_skipped_and_the_run_goes_on) {
   config.out = (folder.path / "until").string();
   config.steps = bad.front();
   config.checkpoint_every = 1;
-  train_lm(config, {}, {});
+  train_to_the_end(config);
   const auto before = train::read_snapshot(train::checkpoint_path(config.out, bad.front() - 1));
   const auto after = train::read_snapshot(train::checkpoint_path(config.out, bad.front()));
   for (const auto& [name, values] : before.arrays)

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 
+#include "base/seconds.h"
 #include "tests/ranks/launch.h"
 #include "tests/ranks/running_server.h"
 

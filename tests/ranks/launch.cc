@@ -62,8 +62,4 @@ size_t count(const std::string& text, const std::string& what) {
   return n;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
 }  // namespace weft::tests

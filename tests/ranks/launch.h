@@ -1,7 +1,6 @@
 // Starts ranks under mpirun, over shared memory of one host.
 #pragma once
 
-#include <chrono>
 #include <string>
 #include <vector>
 
@@ -22,6 +21,5 @@ const std::string& tiny_model(uint32_t seed);
 std::vector<std::string> generate(uint32_t seed, const std::vector<std::string>& more);
 
 size_t count(const std::string& text, const std::string& what);
-double seconds_since(std::chrono::steady_clock::time_point begin);
 
 }  // namespace weft::tests

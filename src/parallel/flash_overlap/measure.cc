@@ -4,16 +4,13 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "kernels/tiled_product.h"
 
 namespace weft::parallel::flash_overlap {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 comm::Request start(const OverlapCall& call, Collective collective, std::span<float> values,
                     std::span<const size_t> begins) {

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "kernels/elementwise.h"
 #include "kernels/tiled_product.h"
 
@@ -47,7 +48,7 @@ class Groups {
     if (trace_ != nullptr) trace_->total_s = now_s();
   }
 
-  double now_s() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  double now_s() const { return seconds_since(begin_); }
   Trace* trace() const { return trace_; }
 
  private:

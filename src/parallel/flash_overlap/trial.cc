@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/seconds.h"
 #include "parallel/flash_overlap/race.h"
 
 namespace weft::parallel::flash_overlap {
@@ -78,7 +79,7 @@ class Trials {
       multiply_reduce_scatter(call_, plan, values_.data(), cores_);
     add_rows(plan, collective_ == Collective::kAllReduce ? 0 : call_.comm->rank(), values_.data(),
              nullptr, {.rows = residual_.data(), .stride = grid_.columns}, cores_);
-    double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    double seconds = seconds_since(begin);
     take_largest(call_, {&seconds, 1});
     runs_[trial].push_back(seconds);
     trials_[trial].seconds = median(runs_[trial]);

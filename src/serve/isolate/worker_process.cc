@@ -1,4 +1,5 @@
 #include "serve/isolate/worker_process.h"
+#include "base/seconds.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -108,8 +109,7 @@ void WorkerProcess::watch() {
     changed_.notify_all();
     if (!first && options_.log)
       options_.log(fmt::format("the {} process {}; another one computes, {:.0f} ms later",
-                               options_.role, how,
-                               std::chrono::duration<double>(Clock::now() - died).count() * 1e3));
+                               options_.role, how, seconds_since(died) * 1e3));
 
     pollfd waits[] = {{pid_fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
     while (poll(waits, 2, -1) < 0 && errno == EINTR) {
@@ -276,8 +276,7 @@ WorkerProcess::Outcome WorkerProcess::await_response(uint32_t number, size_t tok
     }
   }
   // Follows slower steps at once and faster ones gradually.
-  const double s = std::chrono::duration<double>(Clock::now() - start).count() /
-                   static_cast<double>(std::max<size_t>(1, tokens));
+  const double s = seconds_since(start) / static_cast<double>(std::max<size_t>(1, tokens));
   s_per_token_ = std::max(s, 0.9 * s_per_token_ + 0.1 * s);
   return Outcome::kDone;
 }

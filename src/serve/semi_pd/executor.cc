@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/core_share.h"
+#include "base/seconds.h"
 #include "serve/chunk_bound.h"
 #include "serve/semi_pd/loop.h"
 #include "serve/semi_pd/window_recorder.h"
@@ -416,7 +417,7 @@ void SemiPdExecutor::step_prefill() {
     plan.resting = {};
     done = prefill_.batch.step(plan);
   }
-  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const double seconds = seconds_since(start);
   if (!done) return make_room_in_prefill(outside);
   if (both) chunk_bound_.measured(done->prompt_tokens, seconds);
   if (both && speeds_) {
@@ -524,7 +525,7 @@ void SemiPdExecutor::step_decode() {
   const Clock::time_point start = Clock::now();
   const auto done = decode_.batch.step({.advance_prompts = false});
   if (!done) return make_room_in_decode();
-  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const double seconds = seconds_since(start);
   recorder_.decode_step(answers, static_cast<double>(context), seconds);
   if (const double bound = by_steps_s_.load(std::memory_order_relaxed); bound > 0) {
     step_s_ = std::max(seconds, step_s_ + kNewestStep * (seconds - step_s_));

@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "base/core_share.h"
+#include "base/seconds.h"
 #include "serve/semi_pd/executor.h"
 
 namespace weft::serve::semi_pd {
@@ -61,7 +62,7 @@ class Work {
     while (times.size() < 2 || (sum < kSecondsEach && times.size() < 64)) {
       const Clock::time_point start = Clock::now();
       run_once(cores);
-      times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+      times.push_back(seconds_since(start));
       sum += times.back();
     }
     std::nth_element(times.begin(), times.begin() + static_cast<ptrdiff_t>(times.size() / 2),

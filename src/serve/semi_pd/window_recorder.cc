@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/seconds.h"
 #include "serve/semi_pd/queue_simulator.h"
 
 namespace weft::serve::semi_pd {
@@ -44,7 +45,7 @@ void WindowRecorder::partition_changed() {
 
 double WindowRecorder::seconds() const {
   const std::lock_guard lock(mutex_);
-  return std::chrono::duration<double>(Clock::now() - began_).count();
+  return seconds_since(began_);
 }
 
 uint64_t WindowRecorder::decode_steps() const {

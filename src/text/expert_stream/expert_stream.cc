@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/seconds.h"
 #include "base/spin.h"
 #include "models/computing_pass.h"
 
@@ -225,7 +226,7 @@ std::span<const ExpertPass::Arrival> ExpertStream::Pass::next(Wait wait) {
     if (!came)
       came =
           stream_.come_.wait_for(lock, stream_.options_.patience, [this] { return gather() != 0; });
-    stream_.counters_.stall_s += std::chrono::duration<double>(Clock::now() - begin).count();
+    stream_.counters_.stall_s += seconds_since(begin);
     if (!came)
       fail(ErrorKind::kTimeout, "waited {} s for an expert of layer {} from {}",
            stream_.options_.patience.count(), current_.front().layer, stream_.source_->describe());
