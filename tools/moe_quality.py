@@ -13,25 +13,20 @@ on held-out problems and the share of them that each model solves.
   dense          as many stored parameters, all of them active
 
 Runs that are finished stay in --out and are not repeated."""
-import argparse, concurrent.futures, json, pathlib, statistics, subprocess, sys
+import argparse, concurrent.futures, json, pathlib, re, statistics, subprocess, sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def read_config(path, settings):
-    text = "\n".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("//"))
-    config = json.loads(text)
-    for setting in settings:
-        key, value = setting.split("=", 1)
-        section = config
-        if "." in key:
-            name, key = key.split(".", 1)
-            section = config.setdefault(name, {})
-        try:
-            section[key] = json.loads(value)
-        except json.JSONDecodeError:
-            section[key] = value
-    return config
+def read_model(arguments):
+    """The configuration's `model`, with defaults, as the trainer reads it (which names what is wrong)."""
+    command = [arguments.weft, "train", "lm", arguments.config, "--print-config"]
+    for setting in arguments.set:
+        command += ["--set", setting]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if printed.returncode:
+        sys.exit(printed.returncode)
+    return json.loads(re.sub(r"\s// .*", "", printed.stdout))["model"]
 
 
 def variants(model):
@@ -39,6 +34,8 @@ def variants(model):
     layers, dense = model["num_hidden_layers"], model["first_k_dense_replace"]
     group, experts = model["experts_shared_frequency"], model["n_routed_experts"]
     mixtures = layers - dense
+    if model["architecture"] != "megrez2" or not experts:
+        sys.exit("moe_quality: the configuration's model has to be a megrez2 with experts")
     if mixtures % group or experts % group:
         sys.exit(f"moe_quality: layers after the dense ones ({mixtures}) and experts ({experts}) have to be "
                  f"multiples of experts_shared_frequency ({group})")
@@ -84,6 +81,7 @@ def one_run(arguments, name, settings, seed):
     loss = min(entry["eval_loss"] for entry in losses if entry["eval_name"] == losses[0]["eval_name"])
     inspected = json.loads(subprocess.run([arguments.weft, "inspect", "--json", folder / "model.gguf"],
                                           check=True, capture_output=True, cwd=ROOT).stdout)
+    print(f"{name}, seed {seed}: loss {loss:.4f}", file=sys.stderr)
     right = json.loads(scores.read_text()).get("summary", {"": None})
     return inspected["parameters"], loss, next(iter(right.values()))
 
@@ -106,16 +104,23 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="of a run; 0: all")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
-    models = variants(read_config(arguments.config, arguments.set)["model"])
+    arguments.config = arguments.config.resolve()
+    models = variants(read_model(arguments))
     unknown = set(arguments.only or []) - set(models)
     if unknown:
         parser.error(f"--only {sorted(unknown)[0]!r}: choose from {', '.join(models)}")
     models = {name: models[name] for name in arguments.only or models}
     seeds = range(1, arguments.seeds + 1)
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = {(name, seed): pool.submit(one_run, arguments, name, models[name], seed)
-                for seed in seeds for name in models}
-        results = {key: future.result() for key, future in runs.items()}
+    pool = concurrent.futures.ThreadPoolExecutor(arguments.jobs)
+    runs = {(name, seed): pool.submit(one_run, arguments, name, models[name], seed)
+            for seed in seeds for name in models}
+    try:  # whichever ends first, so that a run that fails ends all
+        for future in concurrent.futures.as_completed(runs.values()):
+            future.result()
+    except (RuntimeError, KeyboardInterrupt) as error:
+        pool.shutdown(cancel_futures=True)
+        sys.exit(f"moe_quality: {str(error) or 'stopped'}. The same command goes on from here.")
+    results = {key: future.result() for key, future in runs.items()}
     print("| model | parameters | loss on held-out problems | solved |\n| --- | --- | --- | --- |")
     for name in models:
         parameters, losses, solved = zip(*(results[name, seed] for seed in seeds))
