@@ -1,6 +1,7 @@
 #include "train/batch.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <map>
 #include <utility>
@@ -76,6 +77,16 @@ Batch make_batch(std::span<const Example> examples, size_t max_buckets) {
     batch.longest = std::max(batch.longest, lengths[b]);
   }
   return batch;
+}
+
+void fill_up(Batch& batch, size_t multiple) {
+  WEFT_ASSERT(multiple > 0 && multiple % kRowMultiple == 0);
+  const size_t rows = (batch.num_rows() + multiple - 1) / multiple * multiple;
+  if (rows == batch.num_rows()) return;
+  batch.buckets.push_back({1, rows - batch.num_rows()});
+  batch.tokens.resize(rows);
+  batch.positions.resize(rows);  // all 0: no rotation beyond `longest` is asked for
+  batch.is_token.resize(rows);
 }
 
 BatchLoader::BatchLoader(const ExampleSource& source, const Options& options)
@@ -161,8 +172,10 @@ void BatchLoader::assemble() {
   std::vector<Example> waiting, chunk;
   size_t rows = 0;
   uint64_t taken = 0, batched = 0;
+  const size_t multiple = std::max(kRowMultiple, std::bit_floor(options_.rows / 64));
   const auto finish_batch = [&] {
     Batch batch = make_batch(waiting, options_.max_buckets);
+    fill_up(batch, multiple);
     batched += waiting.size();
     batch.end_example = options_.first_example + batched;
     waiting.clear();

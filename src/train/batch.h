@@ -44,8 +44,14 @@ constexpr size_t kRowMultiple = 8;  // lengths of buckets are multiples of it
 // In at most `max_buckets`, chosen so that the fewest rows are filled up.
 Batch make_batch(std::span<const Example> examples, size_t max_buckets);
 
+// Fills up the batch itself, by a last bucket of one sequence without a token, to a multiple of
+// `multiple` rows (of kRowMultiple). A library that compiles a kernel for each shape of a product
+// then meets few shapes.
+void fill_up(Batch& batch, size_t multiple);
+
 // Makes batches of consecutive examples ahead of time, on threads of its own: as many examples each
-// as fit in `rows` before filling up (one at least).
+// as fit in `rows` before filling up (one at least). Batches have a multiple of 1/64 of `rows`, or
+// nearly so (a power of two).
 class BatchLoader {
  public:
   struct Options {

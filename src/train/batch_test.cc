@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <set>
 
 #include "base/error.h"
@@ -94,6 +95,32 @@ TEST(batch, the_best_cut_is_found) {
   some.push_back({std::vector<int32_t>(17), std::vector<uint8_t>(17)});
   some.push_back({std::vector<int32_t>(65), std::vector<uint8_t>(65)});
   EXPECT_EQ(make_batch(some, 2).num_rows(), 200U);
+}
+
+TEST(batch, filling_up_adds_rows_without_a_token) {
+  for (const size_t multiple : {8, 64, 256}) {
+    const Batch before = make_batch(examples(0, 3), 2);
+    Batch batch = before;
+    fill_up(batch, multiple);
+    EXPECT_EQ(batch.num_rows(), (before.num_rows() + multiple - 1) / multiple * multiple);
+    size_t rows = 0;
+    for (const Bucket& bucket : batch.buckets) rows += bucket.num_sequences * bucket.length;
+    EXPECT_EQ(rows, batch.num_rows());
+    EXPECT_EQ(batch.positions.size(), rows);
+    EXPECT_EQ(std::accumulate(batch.is_token.begin(), batch.is_token.end(), size_t{0}),
+              before.num_tokens);
+    EXPECT_EQ(batch.wanted, before.wanted);
+    EXPECT_EQ(batch.longest, before.longest);
+    for (size_t row = before.num_rows(); row < rows; ++row)
+      EXPECT_LT(static_cast<size_t>(batch.positions[row]), batch.longest);
+  }
+}
+
+// So that products of few sizes are asked for.
+TEST(batch_loader, batches_have_a_multiple_of_a_64th_of_the_rows) {
+  const Numbered source;
+  BatchLoader loader(source, {.rows = 2048 + 100});
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(loader.next()->num_rows() % 32, 0U);
 }
 
 TEST(batch_loader, order_and_resuming_do_not_depend_on_threads) {

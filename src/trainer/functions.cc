@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 
 #include "base/error.h"
@@ -324,15 +325,76 @@ struct AttentionByRows : Function<AttentionByRows> {
   }
 };
 
-struct PermuteRows : Function<PermuteRows> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& index,
-                        const Tensor& inverse) {
-    context->save_for_backward({inverse});
-    return x.index_select(0, index);
+// Where the rows of each expert lie: expert after expert, each begun at a multiple of `multiple`
+// rows and filled up with zeros. oneDNN compiles a kernel for each number of rows it meets, which
+// takes longer than a small product; so it meets few.
+struct ExpertRows {
+  std::vector<int64_t> first;  // (N + 1), of each expert's rows
+  Tensor place;                // (T * k): of choice j of token t, at t * k + j
+  Tensor choice;               // (rows): the choice that lies there; T * k: none
+};
+
+ExpertRows lay_out(const Tensor& ids, int64_t num_experts) {
+  const at::NoGradGuard no_grad;
+  const int64_t choices = ids.numel();
+  const auto n = static_cast<size_t>(num_experts);
+  // A few per cent of an expert's rows on average.
+  const int64_t multiple = ids.is_cuda()
+                               ? 1
+                               : static_cast<int64_t>(std::bit_floor(std::max<uint64_t>(
+                                     8, static_cast<uint64_t>(choices / num_experts / 16))));
+  const Tensor flat = ids.reshape(-1);
+  const Tensor order = flat.argsort(/*stable=*/true, 0, false);
+  const Tensor counts = at::bincount(flat, {}, num_experts).to(at::kCPU);
+  ExpertRows out;
+  out.first.resize(n + 1);
+  std::vector<int64_t> gap(n);  // filled up before each expert
+  int64_t before = 0;
+  for (size_t j = 0; j < n; ++j) {
+    const int64_t count = counts.data_ptr<int64_t>()[j];
+    gap[j] = out.first[j] - before;
+    before += count;
+    out.first[j + 1] = out.first[j] + (count + multiple - 1) / multiple * multiple;
+  }
+  const Tensor gaps = at::tensor(gap, at::kLong).to(ids.device());
+  const Tensor sorted_place =
+      at::arange(choices, flat.options()) + gaps.index_select(0, flat.index_select(0, order));
+  out.place = at::empty_like(order).scatter_(0, order, sorted_place);
+  out.choice =
+      at::full({out.first.back()}, choices, flat.options()).scatter_(0, sorted_place, order);
+  return out;
+}
+
+// x (T, E) -> the row of the token at each place, zeros where there is none.
+struct SpreadRows : Function<SpreadRows> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& place,
+                        const Tensor& choice) {
+    context->save_for_backward({place});
+    context->saved_data["rows"] = x.size(0);
+    const int64_t k = place.size(0) / x.size(0);
+    const Tensor with_none = at::cat({x, at::zeros({1, x.size(1)}, x.options())});
+    return with_none.index_select(0, choice.div(k, "floor"));
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    return {gradients[0].index_select(0, context->get_saved_variables()[0]), Variable(),
-            Variable()};
+    const Tensor& g = gradients[0];
+    const Tensor of_choices = g.index_select(0, context->get_saved_variables()[0]);
+    return {of_choices.view({context->saved_data["rows"].toInt(), -1, g.size(1)}).sum(1),
+            Variable(), Variable()};
+  }
+};
+
+// The row at each choice's place, (T * k, E). Going back, a place without a choice gets any row's
+// gradient: its input is zero, and so is what it adds to an expert's gradient.
+struct CollectRows : Function<CollectRows> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& place,
+                        const Tensor& choice) {
+    context->save_for_backward({choice});
+    return x.index_select(0, place);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const Tensor& g = gradients[0];
+    const Tensor choice = context->get_saved_variables()[0].clamp_max(g.size(0) - 1);
+    return {g.index_select(0, choice), Variable(), Variable()};
   }
 };
 
@@ -425,25 +487,13 @@ Tensor head_loss(const Tensor& hidden, const Tensor& weight, const Tensor& targe
 
 Tensor chosen_experts(const Tensor& x, const ExpertWeights& experts, const Tensor& ids,
                       const Tensor& weights) {
-  const int64_t rows = x.size(0), e = x.size(1), k = ids.size(1), n = experts.down.size(0);
-  Tensor order, row_of;                                    // (T * k)
-  std::vector<int64_t> first(static_cast<size_t>(n) + 1);  // of each expert's rows
-  {
-    const at::NoGradGuard no_grad;
-    const Tensor flat = ids.view(-1);
-    order = flat.argsort(/*stable=*/true, 0, false);
-    row_of = at::empty_like(order);
-    row_of.scatter_(0, order, at::arange(rows * k, order.options()));
-    const Tensor counts = at::bincount(flat, {}, n).to(at::kCPU);
-    for (int64_t j = 0; j < n; ++j)
-      first[static_cast<size_t>(j) + 1] =
-          first[static_cast<size_t>(j)] + counts.data_ptr<int64_t>()[j];
-  }
-  const Tensor copies = x.unsqueeze(1).expand({rows, k, e}).reshape({rows * k, e});
-  const Tensor sorted = PermuteRows::apply(copies, order, row_of);
-  const Tensor between = swiglu(GroupedLinear::apply(sorted, experts.gate_up, first));
+  const int64_t rows = x.size(0), e = x.size(1), k = ids.size(1);
+  const ExpertRows at_expert = lay_out(ids, experts.down.size(0));
+  const Tensor spread = SpreadRows::apply(x, at_expert.place, at_expert.choice);
+  const Tensor between = swiglu(GroupedLinear::apply(spread, experts.gate_up, at_expert.first));
   const Tensor outs =
-      PermuteRows::apply(GroupedLinear::apply(between, experts.down, first), row_of, order);
+      CollectRows::apply(GroupedLinear::apply(between, experts.down, at_expert.first),
+                         at_expert.place, at_expert.choice);
   return (outs.view({rows, k, e}) * weights.unsqueeze(2)).sum(1);
 }
 

@@ -301,6 +301,7 @@ void Run::dump(const PendingStep& pending) {
           std::vector<formats::Token> tokens;
           for (size_t r = row; r < row + bucket.length && batch.is_token[r] != 0; ++r)
             tokens.push_back(batch.tokens[r]);
+          if (tokens.empty()) continue;
           file.write(
               ordered_json{{"tokens", tokens}, {"text", beginning_.tokenizer->decode(tokens, true)}}
                   .dump(-1, ' ', false, ordered_json::error_handler_t::replace) +
