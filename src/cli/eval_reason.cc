@@ -79,7 +79,8 @@ formats::PlotLine accuracy_line(const std::string& model,
 
 void eval_reason(Options& options, StopToken stop) {
   options.eval.split = tasks::reason_split(options.split);
-  for (const std::string& level : options.levels) tasks::reason_level(level);
+  std::vector<tasks::ReasonOptions> levels;
+  for (const std::string& level : options.levels) levels.push_back(tasks::reason_options(level));
   std::vector<std::filesystem::path> paths;
   for (const std::string& model : options.models) paths.push_back(model_path(model));
   bench::Report report;
@@ -100,8 +101,9 @@ void eval_reason(Options& options, StopToken stop) {
     const LoadedModel loaded = load_model(options.model);
     const std::string& model = options.models[i];  // as asked: a run's file is always model.gguf
     std::vector<text::ReasonScore> scores;
-    for (const std::string& level : options.levels) {
-      options.eval.task = tasks::options_of(tasks::reason_level(level));
+    for (size_t l = 0; l < levels.size(); ++l) {
+      const std::string& level = options.levels[l];
+      options.eval.task = levels[l];
       Progress progress(fmt::format("{}, {}", model, level), options.eval.num_problems, "problems");
       scores.push_back(text::eval_reason(loaded.model, options.eval, loaded.pool->cores(), stop,
                                          progress.callback()));
@@ -127,7 +129,10 @@ void add_eval_reason(CLI::App& parent, StopToken stop) {
   command->add_option("models", options->models, "Files, folders, or models that come with weft")
       ->capture_default_str()
       ->type_name("MODEL");
-  command->add_option("--level", options->levels, "easy, medium, hard, extreme, linked, mixed")
+  command
+      ->add_option("--level", options->levels,
+                   "easy, medium, hard, extreme, linked, mixed; settings may "
+                   "follow, as in weft task reason --help: easy:steps=1-2:operators=+-")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--problems", options->eval.num_problems, "Of each level")

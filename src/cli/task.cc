@@ -18,12 +18,11 @@ struct Options {
 };
 
 void print_reason(const Options& options, StopToken stop) {
-  const tasks::ReasonLevel level = tasks::reason_level(options.level);
+  const tasks::ReasonOptions level = tasks::reason_options(options.level);
   const tasks::ReasonSplit split = tasks::reason_split(options.split);
   for (uint64_t index = options.first; index < options.first + options.count; ++index) {
     stop.throw_if_stopped();
-    const tasks::ReasonProblem problem =
-        tasks::make_reason(tasks::options_of(level), split, options.seed, index);
+    const tasks::ReasonProblem problem = tasks::make_reason(level, split, options.seed, index);
     const tasks::ReasonPieces pieces = tasks::write_reason(problem, options.seed, index);
     const nlohmann::ordered_json line = {{"prompt", tasks::join_pieces(pieces.prompt)},
                                          {"completion", tasks::join_pieces(pieces.completion)},
@@ -46,7 +45,10 @@ void add_task(CLI::App& program, StopToken stop) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = task->add_subcommand(
       "reason", "Chains of arithmetic with their working, one JSON object a line");
-  command->add_option("--level", options->level, "easy, medium, hard, extreme, linked or mixed")
+  command
+      ->add_option("--level", options->level,
+                   "easy, medium, hard, extreme, linked or mixed; settings may "
+                   "follow: medium:steps=5-20:operators=+-:modulus=1000:links=0.25:factor=9")
       ->capture_default_str();
   command->add_option("--count", options->count, "Problems")->capture_default_str();
   command->add_option("--first", options->first, "Index of the first")->capture_default_str();

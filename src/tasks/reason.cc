@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -192,6 +193,16 @@ std::optional<char> read_operator(std::string_view word) {
   return word[0];
 }
 
+template <typename T>
+T number(std::string_view setting, std::string_view text) {
+  T value{};
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end)
+    fail(ErrorKind::kInvalidInput, "reason: '{}': '{}' is no number", setting, text);
+  return value;
+}
+
 std::string_view trimmed(std::string_view text) {
   const size_t first = text.find_first_not_of(" \n");
   if (first == std::string_view::npos) return {};
@@ -233,6 +244,42 @@ ReasonOptions options_of(ReasonLevel level) {
       return {.min_steps = 2, .max_steps = 100, .many_short = true, .link_share = 0.25};
   }
   return {};
+}
+
+ReasonOptions reason_options(std::string_view level) {
+  size_t end = level.find(':');
+  ReasonOptions out = options_of(reason_level(level.substr(0, end)));
+  while (end != std::string_view::npos) {
+    const size_t begin = end + 1;
+    end = level.find(':', begin);
+    const std::string_view setting = level.substr(begin, end - begin);
+    const size_t equals = std::min(setting.find('='), setting.size());
+    const std::string_view key = setting.substr(0, equals);
+    const std::string_view value = setting.substr(std::min(equals + 1, setting.size()));
+    if (key == "steps") {
+      const size_t dash = value.find('-');
+      out.min_steps = number<size_t>(setting, value.substr(0, dash));
+      out.max_steps = dash == std::string_view::npos
+                          ? out.min_steps
+                          : number<size_t>(setting, value.substr(dash + 1));
+      out.many_short = false;
+    } else if (key == "operators") {
+      out.operators = value;
+    } else if (key == "modulus") {
+      out.modulus = number<unsigned>(setting, value);
+    } else if (key == "links") {
+      out.link_share = number<double>(setting, value);
+    } else if (key == "factor") {
+      out.max_factor = number<unsigned>(setting, value);
+    } else {
+      fail(ErrorKind::kInvalidInput,
+           "reason: '{}': there is no setting '{}'. There are steps, operators, modulus, links and "
+           "factor, as in easy:steps=1-2:operators=+-",
+           level, key);
+    }
+  }
+  check_options(out);
+  return out;
 }
 
 std::vector<unsigned> ReasonProblem::values() const {

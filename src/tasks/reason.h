@@ -48,6 +48,10 @@ struct ReasonOptions {
   unsigned max_factor = 9;  // multiplied by 2 to this
 };
 ReasonOptions options_of(ReasonLevel level);
+// A level, or one with other settings behind it: "easy:steps=1-2:operators=+-". Settings: steps
+// (one number, or from-to), operators, modulus, links (the share), factor (the largest).
+// kInvalidInput names what is wrong, and what there is.
+ReasonOptions reason_options(std::string_view level);
 
 struct ReasonStep {
   char op = '+';                 // + - *

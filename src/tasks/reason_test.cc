@@ -200,6 +200,26 @@ TEST(reason, bad_options_are_named) {
   }
   EXPECT_EQ(reason_level("hard"), ReasonLevel::kHard);
   EXPECT_THROW(reason_level("harder"), Error);
+}
+
+TEST(reason, a_level_with_other_settings) {
+  const ReasonOptions o =
+      reason_options("mixed:steps=1-2:operators=+-:modulus=1000:links=0.5:factor=12");
+  EXPECT_EQ(o.min_steps, 1U);
+  EXPECT_EQ(o.max_steps, 2U);
+  EXPECT_EQ(o.operators, "+-");
+  EXPECT_EQ(o.modulus, 1000U);
+  EXPECT_EQ(o.link_share, 0.5);
+  EXPECT_EQ(o.max_factor, 12U);
+  EXPECT_FALSE(o.many_short);
+  EXPECT_EQ(reason_options("easy:steps=7").max_steps, 7U);
+  EXPECT_EQ(reason_options("hard").min_steps, options_of(ReasonLevel::kHard).min_steps);
+  for (const char* wrong :
+       {"", "easier", "easy:", "easy:step=1", "easy:steps", "easy:steps=", "easy:steps=2-1",
+        "easy:steps=1-", "easy:steps=1-2-3", "easy:steps=-1", "easy:steps=1-104",
+        "easy:operators=/", "easy:operators=++", "easy:modulus=10", "easy:links=1.5",
+        "easy:links=nan", "easy:factor=1", "easy:steps=99999999999999999999", ":steps=1"})
+    EXPECT_THROW(reason_options(wrong), Error) << wrong;
   EXPECT_THROW(reason_split("dev"), Error);
 }
 

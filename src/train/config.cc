@@ -198,6 +198,8 @@ void visit(Keys& keys, Config& c) {
   keys.number("warmup", c.warmup, 0, 0.9, "part of the run");
   keys.number("weight_decay", c.weight_decay, 0, 10, "AdamW's, on matrices");
   keys.number("router_bias_rate", c.router_bias_rate, 0, 1, "megrez2: step of the balancing bias");
+  keys.number("router_aux_loss", c.router_aux_loss, 0, 10,
+              "megrez2: weight of the loss that balances each sequence");
   keys.count("checkpoint_every", c.checkpoint_every, 1, kMany, "steps; the last two are kept");
   keys.count("threads", c.threads, 0, 1024, "0: all cores");
   keys.text("gguf", c.gguf, "type of the GGUF: f32, bf16, q8_0, q4_K_M ...; none");

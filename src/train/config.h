@@ -56,6 +56,7 @@ struct Config {
   double warmup = 0.02;   // part of the run
   double weight_decay = 0.1;
   double router_bias_rate = 1e-3;  // u of loss-free balancing
+  double router_aux_loss = 0;      // weight of the sequence-wise balance loss
   size_t checkpoint_every = 500;   // steps
   size_t threads = 0;              // 0: all cores
   std::string gguf = "q8_0";       // of the GGUF that is written; "none": no such file

@@ -52,6 +52,7 @@ double number(const ordered_json& record, const char* key) {
 struct Log {
   std::vector<ordered_json> steps;
   std::map<std::string, PlotLine> evaluations;  // by name; loss over steps
+  std::vector<ordered_json> routings;           // of a mixture, on the first held-out data
 };
 
 Log read_log(std::string_view text) {
@@ -66,6 +67,11 @@ Log read_log(std::string_view text) {
     if (record.is_discarded() && is_cut) break;  // the run ended while it was written
     if (!record.is_object() || !std::isfinite(number(record, "step")))
       fail(ErrorKind::kInvalidInput, "log.jsonl:{}: is no JSON object with a \"step\"", line);
+    if (const auto layers = record.find("layers"); layers != record.end() && layers->is_array()) {
+      if (log.routings.empty() || log.routings.front()["routing_of"] == record["routing_of"])
+        log.routings.push_back(record);
+      continue;
+    }
     if (!record.contains("eval_loss")) {
       log.steps.push_back(record);
       continue;
@@ -98,6 +104,59 @@ PlotLine curve(const Log& log, const char* key, const std::string& name) {
   return out;
 }
 
+// Over steps: the largest of `key` among a mixture's layers, or their mean.
+PlotLine routing_line(const Log& log, const char* key, const std::string& name, bool largest) {
+  PlotLine out{.name = name, .points = {}};
+  for (const ordered_json& record : log.routings) {
+    double most = 0, sum = 0, count = 0;
+    for (const ordered_json& layer : record["layers"]) {
+      const double value = number(layer, key);
+      if (!std::isfinite(value)) continue;
+      most = std::max(most, value);
+      sum += value;
+      ++count;
+    }
+    if (count > 0) out.points.emplace_back(number(record, "step"), largest ? most : sum / count);
+  }
+  return out;
+}
+
+std::string routing_curves(const Log& log) {
+  if (log.routings.empty()) return "";
+  const std::string of = log.routings.front().value("routing_of", "");
+  return formats::to_svg(
+             {.title = "Tokens of an expert, over the mean: " + of,
+              .x_title = "step",
+              .y_title = "",
+              .lines = {routing_line(log, "fullest", "fullest of the worst layer", true),
+                        routing_line(log, "fullest", "fullest, mean of layers", false),
+                        routing_line(log, "emptiest", "emptiest, mean of layers", false)}}) +
+         formats::to_svg(
+             {.title = "Choices that were made before (part, mean of layers): " + of,
+              .x_title = "step",
+              .y_title = "",
+              .lines = {routing_line(log, "as_token_before", "by the token before", false),
+                        routing_line(log, "as_layer_before", "by the layer before", false)}});
+}
+
+// The last count, layer by layer.
+std::string routing_table(const Log& log) {
+  if (log.routings.empty()) return "";
+  std::string out =
+      "<h2>Experts at the last evaluation</h2>\n<table><tr><th>layer</th><th>fullest, over the "
+      "mean</th><th>emptiest</th><th>choices as the token before</th><th>as the layer before in "
+      "its group</th></tr>\n";
+  for (const ordered_json& layer : log.routings.back()["layers"]) {
+    out += fmt::format("<tr><td>{}</td>", number(layer, "layer"));
+    for (const char* key : {"fullest", "emptiest", "as_token_before", "as_layer_before"}) {
+      const double value = number(layer, key);
+      out += std::isfinite(value) ? fmt::format("<td>{:.2f}</td>", value) : "<td></td>";
+    }
+    out += "</tr>\n";
+  }
+  return out + "</table>\n";
+}
+
 std::string curves(const Log& log) {
   const auto draw = [&](const std::string& title, const char* key, PlotAxis axis,
                         bool evaluations) {
@@ -111,7 +170,8 @@ std::string curves(const Log& log) {
          draw("Learning rate", "lr", PlotAxis::kFromZero, false) +
          draw("Tokens per second", "tokens_per_s", PlotAxis::kFromZero, false) +
          draw("Norm of the gradient, before it is clipped", "grad_norm", PlotAxis::kLogarithmic,
-              false);
+              false) +
+         routing_curves(log);
 }
 
 std::string amount(double value) {
@@ -173,9 +233,9 @@ std::string report_page(const std::string& title, std::string_view log_lines,
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<title>{0}</title><style>{1}</style></head>\n<body><h1>{0}</h1>\n{2}\n"
       "<div "
-      "class=\"curves\">\n{3}</div>\n<h2>Configuration</h2>\n<table>\n{4}</table>\n</body></"
+      "class=\"curves\">\n{3}</div>\n{4}<h2>Configuration</h2>\n<table>\n{5}</table>\n</body></"
       "html>\n",
-      escaped(title), kStyle, facts(log), curves(log), rows);
+      escaped(title), kStyle, facts(log), curves(log), routing_table(log), rows);
 }
 
 void write_report(const std::filesystem::path& folder, std::string_view config) {

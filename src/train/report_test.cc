@@ -52,6 +52,24 @@ TEST(train_report, shows_what_the_run_came_to) {
       << "a page that needs no other file";
 }
 
+TEST(train_report, shows_what_a_mixture_s_routers_chose) {
+  std::string log = log_of(200);
+  for (const char* name : {"medium", "hard"})
+    for (const int step : {100, 200})
+      log += fmt::format(
+          R"({{"step": {}, "routing_of": "{}", "layers": [{{"layer": 1, "fullest": 1.{}, "emptiest": 0.5, "as_token_before": 0.4}}, )"
+          R"({{"layer": 2, "fullest": 1.25, "emptiest": 0.75, "as_layer_before": 0.31, "as_token_before": 0.6}}, {{"layer": null}}, 3]}})"
+          "\n",
+          step, name, step == 200 && name == std::string("medium") ? 7 : 9);
+  const std::string page = report_page("mixture", log, kConfig);
+  EXPECT_EQ(count(page, "<svg"), 6u);
+  EXPECT_EQ(count(page, ": medium</text>"), 2u) << "of the first held-out data alone";
+  EXPECT_EQ(count(page, ": hard</text>"), 0u);
+  EXPECT_EQ(count(page, "<tr><td>1</td><td>1.70</td><td>0.50</td><td>0.40</td><td></td></tr>"), 1u);
+  EXPECT_EQ(count(page, "<tr><td>2</td><td>1.25</td><td>0.75</td><td>0.60</td><td>0.31</td></tr>"),
+            1u);
+}
+
 TEST(train_report, a_long_run_makes_no_long_page) {
   const std::string page = report_page("long", log_of(50000), kConfig);
   EXPECT_LT(page.size(), size_t{100000});

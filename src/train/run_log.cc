@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -44,6 +45,26 @@ ordered_json number(double value, int digits) {
 
 }  // namespace
 
+std::string describe(std::span<const LayerRouting> layers) {
+  if (layers.empty()) return "";
+  const auto fullest =
+      std::max_element(layers.begin(), layers.end(),
+                       [](const auto& a, const auto& b) { return a.fullest < b.fullest; });
+  double before = 0, token = 0, followers = 0;
+  for (const LayerRouting& layer : layers) {
+    if (layer.as_layer_before) before += *layer.as_layer_before, ++followers;
+    token += layer.as_token_before / static_cast<double>(layers.size());
+  }
+  std::string out = fmt::format(
+      "experts: the fullest has {:.2f} times its share (layer {}); {:.0f}% of the choices are the "
+      "token before's",
+      fullest->fullest, fullest->layer, token * 100);
+  if (followers > 0)
+    out +=
+        fmt::format(", {:.0f}% those of the layer before in its group", before / followers * 100);
+  return out;
+}
+
 RunLog::RunLog(const std::filesystem::path& path, size_t steps) : path_(path) {
   const std::string kept = records_until(path, steps);
   {
@@ -79,6 +100,21 @@ void RunLog::add(const StepRecord& r) {
 void RunLog::add_evaluation(size_t step, double loss, const std::string& name) {
   const ordered_json line = {{"step", step}, {"eval_loss", number(loss, 7)}, {"eval_name", name}};
   add_line(line.dump());
+  flush();
+}
+
+void RunLog::add_routing(size_t step, const std::string& name,
+                         std::span<const LayerRouting> layers) {
+  ordered_json list = ordered_json::array();
+  for (const LayerRouting& layer : layers) {
+    ordered_json entry = {{"layer", layer.layer},
+                          {"fullest", number(layer.fullest, 4)},
+                          {"emptiest", number(layer.emptiest, 4)}};
+    if (layer.as_layer_before) entry["as_layer_before"] = number(*layer.as_layer_before, 4);
+    entry["as_token_before"] = number(layer.as_token_before, 4);
+    list.push_back(std::move(entry));
+  }
+  add_line(ordered_json{{"step", step}, {"routing_of", name}, {"layers", list}}.dump());
   flush();
 }
 

@@ -3,6 +3,8 @@
 //   {"step": 12, "tokens": 196608, "seconds": 3.1, "loss": 2.31, "lr": 0.001, "grad_norm": 0.8,
 //    "tokens_per_s": 63000}
 //   {"step": 200, "eval_loss": 1.93, "eval_name": "held-out.jsonl"}
+//   {"step": 200, "routing_of": "held-out.jsonl", "layers": [{"layer": 2, "fullest": 1.4,
+//    "emptiest": 0.7, "as_layer_before": 0.31, "as_token_before": 0.45}, ...]}     (mixtures)
 #pragma once
 
 #include <chrono>
@@ -10,6 +12,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 
 namespace weft::train {
@@ -19,6 +23,18 @@ struct StepRecord {
   size_t tokens = 0;  // of all steps so far
   double seconds = 0, loss = 0, lr = 0, grad_norm = 0, tokens_per_s = 0;
 };
+
+// What a mixture layer's router chose on held-out data.
+struct LayerRouting {
+  size_t layer = 0;
+  // The tokens of its fullest and its emptiest expert, over the mean of all.
+  double fullest = 0, emptiest = 0;
+  // Part of its choices that the layer before, of the same group of layers, made too (the first of
+  // a group has none); part that the token before made.
+  std::optional<double> as_layer_before{};
+  double as_token_before = 0;
+};
+std::string describe(std::span<const LayerRouting> layers);  // in a line
 
 class RunLog {
  public:
@@ -30,6 +46,7 @@ class RunLog {
   RunLog& operator=(const RunLog&) = delete;
   void add(const StepRecord& record);
   void add_evaluation(size_t step, double loss, const std::string& name);
+  void add_routing(size_t step, const std::string& name, std::span<const LayerRouting> layers);
   void flush();  // what a full disk does not take is tried again the next time
 
  private:

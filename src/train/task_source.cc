@@ -46,10 +46,9 @@ Around around_question(const ExampleFormat& format) {
 // token of the reasoners' tokenizer: then no text is made at all.
 class ReasonSource final : public ExampleSource {
  public:
-  ReasonSource(std::vector<tasks::ReasonLevel> levels, tasks::ReasonSplit split,
+  ReasonSource(std::vector<tasks::ReasonOptions> levels, tasks::ReasonSplit split,
                const ExampleFormat& format, uint64_t seed)
-      : split_(split), format_(format), seed_(seed) {
-    for (const tasks::ReasonLevel level : levels) options_.push_back(tasks::options_of(level));
+      : options_(std::move(levels)), split_(split), format_(format), seed_(seed) {
     around_ = around_question(format);
     for (const std::string& piece : tasks::reason_pieces()) {
       const auto ids =
@@ -125,7 +124,7 @@ std::unique_ptr<ExampleSource> open_task(const std::string& task, const ExampleF
   const std::string name = task.substr(0, question);
   if (name != "reason")
     fail(ErrorKind::kInvalidInput, "task:{}: there is no task '{}'; there is: reason", task, name);
-  std::vector<tasks::ReasonLevel> levels;
+  std::vector<tasks::ReasonOptions> levels;
   tasks::ReasonSplit split = tasks::ReasonSplit::kTrain;
   std::string rest = question == std::string::npos ? "" : task.substr(question + 1);
   const auto next = [](std::string& text, char separator) {
@@ -141,7 +140,7 @@ std::unique_ptr<ExampleSource> open_task(const std::string& task, const ExampleF
     std::string value = equals == std::string::npos ? "" : option.substr(equals + 1);
     try {
       if (key == "level") {
-        while (!value.empty()) levels.push_back(tasks::reason_level(next(value, ',')));
+        while (!value.empty()) levels.push_back(tasks::reason_options(next(value, ',')));
       } else if (key == "split") {
         split = tasks::reason_split(value);
       } else {
@@ -151,7 +150,7 @@ std::unique_ptr<ExampleSource> open_task(const std::string& task, const ExampleF
       throw error.in("task:" + task);
     }
   }
-  if (levels.empty()) levels = {tasks::ReasonLevel::kMedium};
+  if (levels.empty()) levels = {tasks::options_of(tasks::ReasonLevel::kMedium)};
   return std::make_unique<ReasonSource>(std::move(levels), split, format, seed);
 }
 

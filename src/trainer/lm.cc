@@ -224,17 +224,21 @@ void Run::step() {
   }
   const double rate =
       config_.lr * train::rate_at(config_, train::part_done(config_, step_ + 1, seconds()));
+  const bool is_mixture = model_->shape().num_experts != 0;
   for (const Inputs& in : inputs) {
+    at::Tensor balance;
     const at::Tensor loss =
-        model_->loss(in, 1 / static_cast<double>(std::max<int64_t>(1, num_targets)));
-    torch::autograd::backward({loss}, {});
+        model_->loss(in, 1 / static_cast<double>(std::max<int64_t>(1, num_targets)),
+                     config_.router_aux_loss > 0 && is_mixture ? &balance : nullptr);
+    const double aux = config_.router_aux_loss / static_cast<double>(config_.accumulate);
+    torch::autograd::backward({balance.defined() ? loss + balance * aux : loss}, {});
     pending.loss = pending.loss.defined() ? pending.loss + loss.detach() : loss.detach();
     model_->collect_gradients(gradient_);
   }
   pending.report = optimizer_->step(model_->master(), gradient_, rate);
   gradient_.zero_();
   model_->refresh();
-  if (model_->shape().num_experts != 0) update_router_bias(pending.report);
+  if (is_mixture) update_router_bias(pending.report);
   ++step_;
   pending.record.step = step_;
   pending.record.tokens = tokens_;
@@ -328,7 +332,6 @@ double Run::evaluation_loss(const train::ExampleSource& source, uint64_t count) 
     total += model_->loss(inputs, 1).item<double>();
     num_targets += inputs.num_targets();
   }
-  if (model_->shape().num_experts != 0) model_->take_loads();
   return total / static_cast<double>(std::max<int64_t>(1, num_targets));
 }
 
@@ -340,9 +343,18 @@ void Run::evaluate() {
     const uint64_t size = sources.source->size();
     const uint64_t count =
         size == 0 ? kEvaluationExamples : std::min<uint64_t>(size, kEvaluationExamples);
+    std::optional<RoutingCounts> routing;
+    if (model_->shape().num_experts != 0) routing.emplace(model_->shape(), device_);
+    model_->count_routing(routing ? &*routing : nullptr);
     const double loss = evaluation_loss(*sources.source, count);
+    model_->count_routing(nullptr);
     log_->add_evaluation(step_, loss, name);
     console_.say(fmt::format("step {}: loss {:.4f} on {}", step_, loss, name));
+    if (routing) {
+      const auto layers = routing->layers();
+      log_->add_routing(step_, name, layers);
+      console_.say("  " + train::describe(layers));
+    }
     if (i != 0) continue;
     last_loss_ = std::isfinite(loss) ? std::optional(loss) : std::nullopt;
     if (!last_loss_ || (best_loss_ && loss >= *best_loss_)) continue;

@@ -101,9 +101,19 @@ Inputs Model::to_device(const train::Batch& batch) const {
   in.tokens = copy_to(batch.tokens, at::kInt, device()).to(at::kLong);
   in.wanted = copy_to(batch.wanted, at::kLong, device());
   in.targets = copy_to(batch.targets, at::kLong, device());
-  if (shape_.num_experts != 0)
-    in.is_token = copy_to(batch.is_token, at::kByte, device()).to(at::kFloat);
   in.buckets = batch.buckets;
+  if (shape_.num_experts != 0) {
+    std::vector<uint8_t> follows(batch.num_rows());
+    std::vector<int64_t> sequence;
+    for (const train::Bucket& bucket : batch.buckets)
+      for (size_t i = 0; i < bucket.num_sequences; ++i)
+        sequence.insert(sequence.end(), bucket.length, in.num_sequences++);
+    for (size_t row = 1; row < follows.size(); ++row)
+      follows[row] = batch.is_token[row] != 0 && sequence[row] == sequence[row - 1] ? 1 : 0;
+    in.is_token = copy_to(batch.is_token, at::kByte, device()).to(at::kFloat);
+    in.follows = copy_to(follows, at::kByte, device()).to(at::kFloat);
+    in.sequence = copy_to(sequence, at::kLong, device());
+  }
   const size_t half = shape_.head_dim / 2;
   std::vector<float> cos(batch.longest * 2 * half), sin(cos.size());
   std::vector<float> angles(2 * half);
@@ -140,13 +150,21 @@ Tensor Model::mixture(const LayerWeights& layer, const ExpertWeights& experts, s
   const int64_t k = i64(shape_.experts_per_token);
   const Tensor scores = at::linear(gate_input, layer.router).sigmoid();  // (T, N)
   Tensor ids;                                                            // (T, k), ascending
+  Tensor chosen;                                                         // (T, N)
   {
     const at::NoGradGuard no_grad;
     const Tensor choosing = scores + router_bias_[i64(index)];  // the bias chooses, and no more
     ids = std::get<0>(std::get<1>(choosing.topk(k, 1, true, false)).sort(1));
     const Tensor real = inputs.is_token.unsqueeze(1).expand({rows, k});
-    loads_[i64(index)] += at::zeros({rows, n}, real.options()).scatter_(1, ids, real).sum(0);
+    chosen = at::zeros({rows, n}, real.options()).scatter_(1, ids, real);
+    if (counts_ != nullptr)
+      counts_->add(index, chosen, inputs.follows);
+    else
+      loads_[i64(index)] += chosen.sum(0);
   }
+  if (balance_ != nullptr)
+    *balance_ = *balance_ + sequence_balance(scores, chosen, inputs.is_token, inputs.sequence,
+                                             inputs.num_sequences, k);
   Tensor weights = scores.gather(1, ids);  // (T, k)
   if (shape_.normalise_weights) weights = weights / (weights.sum(1, true) + 1e-20);
   weights = weights * shape_.weights_scale;
@@ -196,8 +214,12 @@ Tensor Model::forward(const Inputs& inputs) {
   return rms_norm(x, final_norm_, s.norm_epsilon, type_);
 }
 
-Tensor Model::loss(const Inputs& inputs, double scale) {
-  return head_loss(forward(inputs).index_select(0, inputs.wanted), head(), inputs.targets, scale);
+Tensor Model::loss(const Inputs& inputs, double scale, Tensor* balance) {
+  if (balance != nullptr) *balance = at::zeros({}, master_.options());
+  balance_ = balance;
+  const Tensor hidden = forward(inputs);
+  balance_ = nullptr;
+  return head_loss(hidden.index_select(0, inputs.wanted), head(), inputs.targets, scale);
 }
 
 Tensor Model::logits(const Inputs& inputs) { return at::linear(forward(inputs), head()); }

@@ -11,6 +11,7 @@
 #include "train/model_shape.h"
 #include "train/weights.h"
 #include "trainer/functions.h"
+#include "trainer/routing.h"
 
 namespace weft::trainer {
 
@@ -19,7 +20,10 @@ struct Inputs {
   Tensor tokens;    // (T) i64
   Tensor wanted;    // (W) i64, rows with a target
   Tensor targets;   // (W) i64
-  Tensor is_token;  // (T) f32, of mixtures alone: 0 where a sequence is filled up
+  // Of mixtures alone, (T): 0 where a sequence is filled up; 1 where the row before is the token
+  // before (both f32); which sequence it is of (i64).
+  Tensor is_token, follows, sequence;
+  int64_t num_sequences = 0;
   RotationAngles angles;
   std::vector<train::Bucket> buckets;
   int64_t num_targets() const { return targets.size(0); }
@@ -60,14 +64,17 @@ class Model {
   Inputs to_device(const train::Batch& batch) const;
   // (T, E) after the last norm, in the type of products.
   Tensor forward(const Inputs& inputs);
-  // scale * sum of the targets' negative log likelihoods.
-  Tensor loss(const Inputs& inputs, double scale);
+  // scale * sum of the targets' negative log likelihoods. With `balance`: also sets it to the sum
+  // of mixture layers' sequence_balance (trainer/routing.h).
+  Tensor loss(const Inputs& inputs, double scale, Tensor* balance = nullptr);
   Tensor logits(const Inputs& inputs);  // (T, V)
 
   // Adds the gradients of the passes since the last call to `flat` (as master), and forgets them.
   void collect_gradients(Tensor& flat);
   // (num_moe_layers, N): tokens that went to each expert since the last call.
   Tensor take_loads();
+  // From now on choices are counted there, and not among the loads; null: no longer.
+  void count_routing(RoutingCounts* counts) { counts_ = counts; }
 
  private:
   struct Leaf {
@@ -89,6 +96,8 @@ class Model {
   Tensor low_;        // (table.first_vector) in the type of products; master_ itself where alike
   Tensor cos_, sin_;  // (positions, 1, D), see RotationAngles
   Tensor router_bias_, loads_;
+  RoutingCounts* counts_ = nullptr;  // see count_routing
+  Tensor* balance_ = nullptr;        // see loss
   std::vector<Leaf> leaves_;
   Tensor embedding_, lm_head_, final_norm_;
   std::vector<LayerWeights> layers_;
