@@ -4,7 +4,7 @@ architecture and its controls on the same problems in the same order, with sever
 on held-out problems and the share of them that each model solves.
 
   python3 tools/moe_quality.py --jobs 2 --threads 1          # examples/train/megrez2-quality.json
-  python3 tools/moe_quality.py --config examples/train/reasoner-megrez.json --level medium --set device=cuda
+  python3 tools/moe_quality.py --config examples/train/reasoner-megrez.json --set device=cuda
 
   shared         the configuration: groups of layers share their experts, gates read the layer before
   no pre-gate    the same, but gates read their own layer's input
@@ -18,15 +18,21 @@ import argparse, concurrent.futures, json, pathlib, re, statistics, subprocess, 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def read_model(arguments):
-    """The configuration's `model`, with defaults, as the trainer reads it (which names what is wrong)."""
+def read_config(arguments):
+    """The configuration with defaults, as the trainer reads it (which names what is wrong)."""
     command = [arguments.weft, "train", "lm", arguments.config, "--print-config"]
     for setting in arguments.set:
         command += ["--set", setting]
     printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if printed.returncode:
         sys.exit(printed.returncode)
-    return json.loads(re.sub(r"\s// .*", "", printed.stdout))["model"]
+    return json.loads(re.sub(r"\s// .*", "", printed.stdout))
+
+
+def level_of(config):
+    """The level of the problems that are held out first; none where that is other data."""
+    found = re.match(r"task:reason\?.*\blevel=([^&,]+)", config["eval"][0] if config["eval"] else "")
+    return found[1] if found else "none"
 
 
 def variants(model):
@@ -98,14 +104,16 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/moe-quality")
     parser.add_argument("--only", nargs="*", help="of the models, those with these names")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--level", default="easy", help="of the problems that are solved; none: other data")
+    parser.add_argument("--level", help="of the problems that are solved; without: that of the first held-out data")
     parser.add_argument("--problems", type=int, default=400)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=0, help="of a run; 0: all")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
     arguments.config = arguments.config.resolve()
-    models = variants(read_model(arguments))
+    config = read_config(arguments)
+    models = variants(config["model"])
+    arguments.level = arguments.level or level_of(config)
     unknown = set(arguments.only or []) - set(models)
     if unknown:
         parser.error(f"--only {sorted(unknown)[0]!r}: choose from {', '.join(models)}")

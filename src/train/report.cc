@@ -68,7 +68,8 @@ Log read_log(std::string_view text) {
     if (!record.is_object() || !std::isfinite(number(record, "step")))
       fail(ErrorKind::kInvalidInput, "log.jsonl:{}: is no JSON object with a \"step\"", line);
     if (const auto layers = record.find("layers"); layers != record.end() && layers->is_array()) {
-      if (log.routings.empty() || log.routings.front()["routing_of"] == record["routing_of"])
+      const ordered_json of = record.value("routing_of", ordered_json());
+      if (log.routings.empty() || log.routings.front().value("routing_of", ordered_json()) == of)
         log.routings.push_back(record);
       continue;
     }
@@ -123,16 +124,15 @@ PlotLine routing_line(const Log& log, const char* key, const std::string& name, 
 
 std::string routing_curves(const Log& log) {
   if (log.routings.empty()) return "";
-  const std::string of = log.routings.front().value("routing_of", "");
   return formats::to_svg(
-             {.title = "Tokens of an expert, over the mean: " + of,
+             {.title = "Tokens of an expert, over the mean of its layer",
               .x_title = "step",
               .y_title = "",
               .lines = {routing_line(log, "fullest", "fullest of the worst layer", true),
                         routing_line(log, "fullest", "fullest, mean of layers", false),
                         routing_line(log, "emptiest", "emptiest, mean of layers", false)}}) +
          formats::to_svg(
-             {.title = "Choices that were made before (part, mean of layers): " + of,
+             {.title = "Part of the choices that was chosen before, mean of layers",
               .x_title = "step",
               .y_title = "",
               .lines = {routing_line(log, "as_token_before", "by the token before", false),
@@ -142,8 +142,12 @@ std::string routing_curves(const Log& log) {
 // The last count, layer by layer.
 std::string routing_table(const Log& log) {
   if (log.routings.empty()) return "";
+  const ordered_json name = log.routings.back().value("routing_of", ordered_json());
   std::string out =
-      "<h2>Experts at the last evaluation</h2>\n<table><tr><th>layer</th><th>fullest, over the "
+      fmt::format("<h2>Experts at the last evaluation on {}</h2>\n",
+                  escaped(name.is_string() ? name.get<std::string>() : "held-out data"));
+  out +=
+      "<table><tr><th>layer</th><th>fullest, over the "
       "mean</th><th>emptiest</th><th>choices as the token before</th><th>as the layer before in "
       "its group</th></tr>\n";
   for (const ordered_json& layer : log.routings.back()["layers"]) {
@@ -157,13 +161,26 @@ std::string routing_table(const Log& log) {
   return out + "</table>\n";
 }
 
+// A long name in as much as finds room beside a curve.
+std::string beside_curve(const std::string& name) {
+  constexpr size_t kMost = 30, kEnd = 16;
+  if (name.size() <= kMost) return name;
+  const auto whole_character = [&](size_t at) {  // UTF-8 is not cut within one
+    while (at < name.size() && (name[at] & 0xc0) == 0x80) ++at;
+    return at;
+  };
+  return name.substr(0, whole_character(kMost - kEnd - 1)) + "…" +
+         name.substr(whole_character(name.size() - kEnd));
+}
+
 std::string curves(const Log& log) {
   const auto draw = [&](const std::string& title, const char* key, PlotAxis axis,
                         bool evaluations) {
     Plot plot{.title = title, .x_title = "step", .y_title = "", .lines = {}, .y_axis = axis};
     plot.lines.push_back(curve(log, key, evaluations ? "training" : ""));
     if (evaluations)
-      for (const auto& [name, line] : log.evaluations) plot.lines.push_back(line);
+      for (const auto& [name, line] : log.evaluations)
+        plot.lines.push_back({.name = beside_curve(name), .points = line.points});
     return formats::to_svg(plot);
   };
   return draw("Loss", "loss", PlotAxis::kLogarithmic, true) +
