@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "formats/checkpoint.h"
 #include "formats/random_model.h"
 #include "models/language_model.h"
@@ -95,6 +97,41 @@ TEST_F(Experts, a_process_takes_what_it_was_given) {
     // 5 %; and 6 MiB, for huge pages of which the slots need a part and for what readers look at.
     EXPECT_LE(quarter, budget + budget / 20 + (size_t{6} << 20)) << io << ", all in memory " << all;
   }
+}
+
+TEST_F(Experts, eval_experts_tells_what_memory_would_hold) {
+  const fs::path text = folder_ / "text.txt", json_file = folder_ / "report.json";
+  std::string words;
+  for (int i = 0; i < 60; ++i) words += "Once upon a time " + std::to_string(i * i) + ". ";
+  std::ofstream(text) << words;
+  const Finished right =
+      run_weft({"eval", "experts", "--disk", "0.5,2", text.string(), "--model", model_.string(),
+                "--tokens", "300", "--context", "100", "--json", json_file.string()});
+  ASSERT_EQ(right.exit_code, 0) << right.err;
+  const json report = json::parse(read_file(json_file));
+  EXPECT_GT(report["summary"]["overlap_between_tokens"], 0);
+  EXPECT_LT(report["summary"]["overlap_between_tokens"], 1);
+  const json& rows = report["tables"][1]["rows"];
+  ASSERT_GE(rows.size(), 2u);
+  double part = 0, hits = 0, bytes = 1e9;
+  for (const json& row : rows) {
+    const auto number = [&](const char* column) { return row.at(column).get<double>(); };
+    EXPECT_GT(number("in memory"), part);
+    EXPECT_GE(number("expected"), hits) << "more memory, more hits";
+    EXPECT_LE(number("MB a token"), bytes);
+    for (const char* policy : {"expected", "lru", "lfu", "least-stale"})
+      EXPECT_LE(number(policy), number("optimum")) << policy;
+    EXPECT_LE(number("at 0.5 GB/s: at most tokens/s"), number("at 2 GB/s: at most tokens/s"));
+    part = number("in memory");
+    hits = number("expected");
+    bytes = number("MB a token");
+  }
+  const Finished dense = run_weft({"eval", "experts", text.string(), "--model", "reasoner-small"});
+  EXPECT_EQ(dense.exit_code, 2);
+  EXPECT_NE(dense.err.find("is no mixture of experts"), std::string::npos) << dense.err;
+  const Finished nothing = run_weft({"eval", "experts", "--model", model_.string()});
+  EXPECT_EQ(nothing.exit_code, 2);
+  EXPECT_NE(nothing.err.find("'weft eval experts --help'"), std::string::npos) << nothing.err;
 }
 
 TEST_F(Experts, flags_that_cannot_be_are_refused) {

@@ -38,6 +38,21 @@ TEST(task_reason, prints_problems_with_right_answers) {
             all[2]);
 }
 
+TEST(task_reason, a_level_with_other_settings) {
+  for (const auto& line :
+       problems({"--level", "easy:steps=1-2:operators=+-:modulus=1000", "--count", "20"})) {
+    const auto problem = tasks::parse_reason(line["prompt"].get<std::string>());
+    ASSERT_TRUE(problem) << line;
+    EXPECT_LE(problem->steps.size(), 2u);
+    EXPECT_EQ(problem->modulus, 1000u);
+    for (const auto& step : problem->steps) EXPECT_NE(step.op, '*');
+  }
+  const Finished wrong = run_weft({"task", "reason", "--level", "easy:step=1"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.err.find("no setting 'step'. There are steps, operators"), std::string::npos)
+      << wrong.err;
+}
+
 TEST(task_reason, mistakes) {
   const Finished level = run_weft({"task", "reason", "--level", "harder"});
   EXPECT_EQ(level.exit_code, 2);

@@ -79,6 +79,7 @@ class ExchangedExperts::Pass final : public models::ComputingPass {
   explicit Pass(ExchangedExperts& experts) : experts_(experts) {}
 
   void expect(size_t layer, std::span<const uint32_t> experts) override {
+    experts_.looks_ahead_ = true;
     experts_.inner_->expect(layer, routed(layer, experts));
   }
   void visit(size_t layer, std::span<const uint32_t> experts) override {

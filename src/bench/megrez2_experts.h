@@ -58,6 +58,9 @@ class ExchangedExperts final : public models::ExpertStore {
   // What the model's gates say from now on, visit by visit; nullptr: no longer.
   void record(text::ExpertTrace* trace) { recorded_ = trace; }
 
+  // Whether passes told, until now, what their next layer would visit.
+  bool looks_ahead() const { return looks_ahead_; }
+
   std::unique_ptr<models::ExpertPass> make_pass() override;
   size_t memory_bytes() const override { return 0; }
 
@@ -68,6 +71,7 @@ class ExchangedExperts final : public models::ExpertStore {
   const Routing* routing_ = nullptr;
   size_t token_ = 0;
   text::ExpertTrace* recorded_ = nullptr;
+  bool looks_ahead_ = false;
 };
 
 // All experts in memory, packed from the model's file.

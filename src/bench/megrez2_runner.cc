@@ -70,4 +70,9 @@ void BenchMixture::write(size_t count, const CoreSet& cores) {
   }
 }
 
+void BenchMixture::read(std::span<const Token> tokens) {
+  WEFT_ASSERT(tokens.size() <= tokens_[0].size());
+  std::copy(tokens.begin(), tokens.end(), tokens_[0].begin());
+}
+
 }  // namespace weft::bench

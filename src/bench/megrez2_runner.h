@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/thread_pool.h"
@@ -28,6 +29,8 @@ class BenchMixture {
   double prefill(size_t count, const CoreSet& cores);
   // The first sequence becomes what the model itself writes, from its first token on.
   void write(size_t count, const CoreSet& cores);
+  // The first sequence becomes these, at most as many as max_tokens.
+  void read(std::span<const models::Token> tokens);
   const std::vector<float>& logits() const { return logits_; }  // of the last step
 
  private:

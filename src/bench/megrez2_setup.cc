@@ -34,8 +34,7 @@ models::MemoryPlan plan_of_mixture(const std::filesystem::path& path) {
   auto plan = models::plan_memory(*formats::open_checkpoint(path), kernels::KvFormat::kF16, 1);
   if (plan.num_experts == 0)
     fail(ErrorKind::kInvalidInput,
-         "{}: is no mixture of experts. Name a megrez-moe file with --model, or none: the bench "
-         "makes one.",
+         "{}: is no mixture of experts. Name one with --model, of megrez-moe or dots1.",
          path.string());
   return plan;
 }

@@ -7,6 +7,7 @@
 
 namespace weft::cli {
 
+void add_eval_experts(CLI::App& parent, StopToken stop);
 void add_eval_kv(CLI::App& parent, StopToken stop);
 void add_eval_kv_tasks(CLI::App& parent, StopToken stop);
 void add_eval_reason(CLI::App& parent, StopToken stop);

@@ -28,8 +28,10 @@ std::string unexpected(const CLI::App& program) {
 }
 
 int complain(const std::string& what, const CLI::App& program) {
-  const auto chosen = program.get_subcommands();
-  const std::string command = chosen.empty() ? "" : " " + chosen.front()->get_name();
+  std::string command;
+  for (auto chosen = program.get_subcommands(); !chosen.empty();
+       chosen = chosen.front()->get_subcommands())
+    command += " " + chosen.front()->get_name();
   std::fprintf(stderr, "weft: %s. See 'weft%s --help'.\n", what.c_str(), command.c_str());
   return exit_code(ErrorKind::kInvalidInput);
 }

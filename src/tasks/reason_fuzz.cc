@@ -1,4 +1,5 @@
-// Any text is read without fault: as a problem, a sentence, or a model's answer to a problem.
+// Any text is read without fault: as a problem, a sentence, a model's answer to a problem, or a
+// level.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -17,5 +18,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       check_reason(problem, text.substr(first.size() == text.size() ? 0 : first.size() + 1));
   WEFT_ASSERT(!verdict.right || verdict.finished);
   WEFT_ASSERT(verdict.right_steps <= problem.steps.size());
+  try {
+    (void)make_reason(reason_options(first), ReasonSplit::kTrain, 1, 0);
+  } catch (const weft::Error&) {
+  }
   return 0;
 }

@@ -61,6 +61,23 @@ TEST(expert_cache, overlap_of_layers_and_tokens_is_counted) {
   EXPECT_DOUBLE_EQ(overlap.within_group, 0.5);
   EXPECT_DOUBLE_EQ(overlap.between_tokens, 0.5);
   EXPECT_DOUBLE_EQ(overlap.by_chance, 0.5);
+  const std::vector<LayerUse> uses = layer_uses(trace);
+  ASSERT_EQ(uses.size(), 2U);
+  EXPECT_DOUBLE_EQ(uses[0].fullest, 2);  // two of four experts, twice each
+  EXPECT_DOUBLE_EQ(uses[0].emptiest, 0);
+  EXPECT_FALSE(uses[0].as_layer_before);
+  EXPECT_DOUBLE_EQ(uses[0].as_token_before, 1);
+  EXPECT_DOUBLE_EQ(uses[1].fullest, 1);
+  EXPECT_DOUBLE_EQ(uses[1].emptiest, 1);
+  EXPECT_DOUBLE_EQ(uses[1].as_layer_before.value(), 0.5);
+  EXPECT_DOUBLE_EQ(uses[1].as_token_before, 0);
+}
+
+TEST(expert_cache, a_trace_of_nothing_has_no_overlap) {
+  const TraceOverlap overlap = overlap_of({{2, 2, 1, 4}, {}});
+  EXPECT_EQ(overlap.within_group, 0);
+  EXPECT_EQ(overlap.between_tokens, 0);
+  EXPECT_EQ(overlap.by_chance, 0);
 }
 
 TEST(expert_cache, expected_learns_how_long_experts_stay) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <optional>
 
 #include "base/error.h"
@@ -138,31 +139,53 @@ ReplayCounts replay_optimum(const ExpertTrace& trace, size_t num_slots, bool pre
   return walk(trace, num_slots, prefetch, OptimalStore(trace, num_slots));
 }
 
-TraceOverlap overlap_of(const ExpertTrace& trace) {
-  TraceOverlap sum;
-  size_t within = 0, between = 0;
-  const size_t per_pass = trace.shape.num_layers;
+std::vector<LayerUse> layer_uses(const ExpertTrace& trace) {
+  struct Sum {
+    double value = 0;
+    size_t count = 0;
+    double mean() const { return count == 0 ? 0 : value / static_cast<double>(count); }
+    void add(double x) { value += x, ++count; }
+  };
+  const size_t layers = trace.shape.num_layers, experts = trace.shape.experts_per_group;
+  std::vector<std::vector<size_t>> loads(layers, std::vector<size_t>(experts));
+  std::vector<Sum> layer_before(layers), token_before(layers);
   for (size_t i = 0; i < trace.visits.size(); ++i) {
     const Visit& visit = trace.visits[i];
-    sum.by_chance += static_cast<double>(visit.experts.size()) /
-                     static_cast<double>(trace.shape.experts_per_group);
-    const bool same_group = i + 1 < trace.visits.size() &&
-                            trace.visits[i + 1].layer == visit.layer + 1 &&
-                            trace.visits[i + 1].layer / trace.shape.layers_per_group ==
-                                visit.layer / trace.shape.layers_per_group;
-    if (same_group) {
-      sum.within_group += shared_part(visit, trace.visits[i + 1]);
-      ++within;
-    }
-    if (i >= per_pass && trace.visits[i - per_pass].layer == visit.layer) {
-      sum.between_tokens += shared_part(visit, trace.visits[i - per_pass]);
-      ++between;
-    }
+    for (const uint32_t expert : visit.experts) ++loads[visit.layer][expert];
+    if (i > 0 && visit.layer % trace.shape.layers_per_group != 0 &&
+        trace.visits[i - 1].layer + 1 == visit.layer)
+      layer_before[visit.layer].add(shared_part(visit, trace.visits[i - 1]));
+    if (i >= layers && trace.visits[i - layers].layer == visit.layer)
+      token_before[visit.layer].add(shared_part(visit, trace.visits[i - layers]));
   }
-  if (within != 0) sum.within_group /= static_cast<double>(within);
-  if (between != 0) sum.between_tokens /= static_cast<double>(between);
-  if (!trace.visits.empty()) sum.by_chance /= static_cast<double>(trace.visits.size());
-  return sum;
+  std::vector<LayerUse> out(layers);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const auto [least, most] = std::minmax_element(loads[layer].begin(), loads[layer].end());
+    const double mean = std::accumulate(loads[layer].begin(), loads[layer].end(), 0.0) /
+                        static_cast<double>(experts);
+    if (mean > 0) {
+      out[layer].fullest = static_cast<double>(*most) / mean;
+      out[layer].emptiest = static_cast<double>(*least) / mean;
+    }
+    if (layer_before[layer].count != 0) out[layer].as_layer_before = layer_before[layer].mean();
+    out[layer].as_token_before = token_before[layer].mean();
+  }
+  return out;
+}
+
+TraceOverlap overlap_of(const ExpertTrace& trace) {
+  TraceOverlap out;
+  size_t followers = 0;
+  const std::vector<LayerUse> uses = layer_uses(trace);
+  for (const LayerUse& use : uses) {
+    out.between_tokens += use.as_token_before / static_cast<double>(uses.size());
+    if (use.as_layer_before) out.within_group += *use.as_layer_before, ++followers;
+  }
+  if (followers != 0) out.within_group /= static_cast<double>(followers);
+  for (const Visit& visit : trace.visits)
+    out.by_chance += static_cast<double>(visit.experts.size()) /
+                     static_cast<double>(trace.shape.experts_per_group * trace.visits.size());
+  return out;
 }
 
 }  // namespace weft::text

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "text/expert_stream/expert_cache.h"
@@ -36,9 +36,17 @@ ReplayCounts replay(const ExpertTrace& trace, size_t num_slots, ExpertPolicy pol
 // Belady's: whoever is wanted the farthest ahead goes.
 ReplayCounts replay_optimum(const ExpertTrace& trace, size_t num_slots, bool prefetch);
 
-// How much a group's layers agree with each other and a layer with itself at the token before: the
-// mean share of a visit's experts that the other visit asked for too. The passes are of one token
-// each.
+// Of one layer: how unevenly its experts are asked for, and the mean share of a visit's experts
+// that the visit before it asked for too, of the layer before in the same group (the first of a
+// group has none) and of the same layer at the token before. The passes are of one token each.
+struct LayerUse {
+  double fullest = 0, emptiest = 0;  // its most and least wanted expert, over the mean
+  std::optional<double> as_layer_before{};
+  double as_token_before = 0;
+};
+std::vector<LayerUse> layer_uses(const ExpertTrace& trace);
+
+// The same over all layers, and what it would be by chance.
 struct TraceOverlap {
   double within_group = 0, between_tokens = 0, by_chance = 0;
 };
