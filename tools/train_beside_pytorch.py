@@ -9,11 +9,15 @@ PyTorch gets the batches in two forms, and the faster one counts: `buckets`, the
 sorted by length and filled up in eight parts, whose gradients add up (what Weft does), and `blocks`,
 all tokens end to end, cut every 512, attending across examples (no row is filled up). Products are
 bf16 by autocast on f32 weights, AdamW is fused, the norm of the gradient is clipped: as Weft has it.
-A token counts once, filled-up rows do not count."""
+A token counts once, filled-up rows do not count.
+
+A configuration of a mixture (--config examples/train/reasoner-megrez.json) trains beside transformers' Dots1
+of the same shape: as much to compute for a token, but each layer has experts of its own there, and nobody
+balances them."""
 import argparse, json, os, pathlib, shutil, statistics, subprocess, sys, tempfile, time
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Dots1Config, LlamaConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUCKETS, BLOCK, WARM_UP = 8, 512, 1
@@ -72,16 +76,26 @@ def as_blocks(step, device):
            torch.tensor(learnt[1:count * BLOCK + 1]).view(count, BLOCK).to(device))
 
 
+def peer_model(config, vocab_size, experts):
+    m = config["model"]
+    shape = dict(vocab_size=vocab_size, hidden_size=m["hidden_size"], intermediate_size=m["intermediate_size"],
+                 num_hidden_layers=m["num_hidden_layers"], num_attention_heads=m["num_attention_heads"],
+                 num_key_value_heads=m["num_key_value_heads"], tie_word_embeddings=m["tie_word_embeddings"],
+                 max_position_embeddings=config["context"])
+    if not m.get("n_routed_experts"):
+        return AutoModelForCausalLM.from_config(LlamaConfig(**shape), attn_implementation="sdpa")
+    same = ["n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts",
+            "first_k_dense_replace"]
+    mixture = Dots1Config(**shape, **{key: m[key] for key in same}, n_group=1, topk_group=1, norm_topk_prob=True,
+                          routed_scaling_factor=1.0, head_dim=m["hidden_size"] // m["num_attention_heads"])
+    return AutoModelForCausalLM.from_config(mixture, attn_implementation="sdpa", experts_implementation=experts)
+
+
 class PyTorch:
-    def __init__(self, config, vocab_size, device):
-        m = config["model"]
+    def __init__(self, config, vocab_size, device, experts):
         torch.manual_seed(1)
         self.device = device
-        self.model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=vocab_size, hidden_size=m["hidden_size"], intermediate_size=m["intermediate_size"],
-            num_hidden_layers=m["num_hidden_layers"], num_attention_heads=m["num_attention_heads"],
-            num_key_value_heads=m["num_key_value_heads"], tie_word_embeddings=m["tie_word_embeddings"],
-            max_position_embeddings=config["context"], attn_implementation="sdpa")).to(device).train()
+        self.model = peer_model(config, vocab_size, experts).to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config["lr"], betas=(0.9, 0.95),
                                            weight_decay=config["weight_decay"], fused=True)
 
@@ -127,6 +141,8 @@ def main():
     parser.add_argument("--steps", type=int, default=3, help="of each in a round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--experts", default="grouped_mm", help="transformers' way of computing them: eager, batched_mm, "
+                        "grouped_mm")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -142,7 +158,7 @@ def main():
                            check=True, stdout=out)
         examples = read_examples(data, tokenizer, config["context"])
         steps = list(steps_of(examples, options.batch_tokens))[:WARM_UP + options.steps]
-        peer = PyTorch(config, len(tokenizer), options.device)
+        peer = PyTorch(config, len(tokenizer), options.device, options.experts)
         forms = {"buckets": as_buckets, "blocks": as_blocks}
         rates = {"weft": [], "buckets": [], "blocks": []}
         for _ in range(options.rounds):
