@@ -32,6 +32,7 @@ using text::ExpertTrace;
 struct Options {
   std::filesystem::path model, text;
   size_t tokens = 1024, context = 512, threads = available_cores();
+  std::vector<double> percents = {10, 25, 50, 75, 90};
   std::vector<double> disks = {1.2, 3.5};  // GB/s
   std::string json_file;
 };
@@ -105,9 +106,9 @@ bench::Table memory_table(const Recorded& recorded, const Options& options,
   const auto tokens = static_cast<double>(recorded.tokens);
   const auto all = static_cast<double>(trace.shape.num_experts());
   size_t before = 0;
-  for (const double part : {0.1, 0.25, 0.5, 0.75, 0.9}) {
+  for (const double percents : options.percents) {
     // Those of two layers have to find room.
-    const size_t slots = std::max(static_cast<size_t>(std::lround(part * all)),
+    const size_t slots = std::max(static_cast<size_t>(std::lround(percents / 100 * all)),
                                   2 * trace.visits.front().experts.size());
     if (slots == std::exchange(before, slots) || slots >= trace.shape.num_experts()) continue;
     const auto counts = [&](ExpertPolicy policy) {
@@ -127,7 +128,7 @@ bench::Table memory_table(const Recorded& recorded, const Options& options,
     for (const double disk : options.disks)
       row.push_back(cell(1 / std::max(recorded.seconds_per_token, bytes / (disk * 1e9)), 1));
     table.rows.push_back(std::move(row));
-    summary[fmt::format("hit_rate_{:.0f}", part * 100)] = expected.hit_rate();
+    summary[fmt::format("hit_rate_{:g}", percents)] = expected.hit_rate();
   }
   return table;
 }
@@ -175,6 +176,12 @@ void add_eval_experts(CLI::App& parent, StopToken stop) {
   command->add_option("--context", options->context, "Begin anew after as many tokens")
       ->capture_default_str()
       ->check(CLI::Range(size_t{2}, size_t{1} << 20));
+  command->add_option("--memory", options->percents, "Parts of the experts to keep in memory")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str()
+      ->type_name("PERCENT")
+      ->check(CLI::Range(0.0, 100.0));
   command->add_option("--disk", options->disks, "Rates to tell the most tokens/s for")
       ->delimiter(',')
       ->allow_extra_args(false)
