@@ -145,10 +145,14 @@ void eval_experts(const Options& options, StopToken stop) {
                                 : options.model.string(),
           recorded.trace.shape.num_experts(), recorded.expert_bytes * 1e-6, recorded.tokens,
           options.text.filename().string(), 1 / recorded.seconds_per_token),
-      fmt::format("Of a layer's choices {:.0f} % are those of the layer before in its group, "
-                  "{:.0f} % those of the token before; by chance {:.0f} %.",
-                  overlap.within_group * 100, overlap.between_tokens * 100,
-                  overlap.by_chance * 100),
+      fmt::format(
+          "Of a layer's choices {:.0f} % are those of the token before{}; by chance {:.0f} %.",
+          overlap.between_tokens * 100,
+          recorded.trace.shape.layers_per_group == 1
+              ? ""
+              : fmt::format(", {:.0f} % those of the layer before in its group",
+                            overlap.within_group * 100),
+          overlap.by_chance * 100),
       "MB a token, and the most tokens/s that a disk of that rate allows: with --expert-policy "
       "expected. weft bench megrez2 measures."};
   report.summary["overlap_within_group"] = overlap.within_group;
