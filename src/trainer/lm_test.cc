@@ -90,10 +90,35 @@ TEST(lm, a_tiny_model_learns_eight_lines_by_heart) {
   }
 }
 
+TEST(lm, a_mixture_tells_what_its_routers_choose_and_is_balanced_when_asked_to) {
+  const Folder folder;
+  const auto fullest = [&](const std::string& run, std::vector<std::string> settings) {
+    settings.insert(settings.end(), {"steps=60", "lr=2e-3", "eval_every=60"});
+    train::Config config = small(folder, run, "megrez2", settings);
+    config.eval = config.data;
+    train_lm(config, {}, {});
+    const auto log = records(folder.path / run);
+    const ordered_json& routing = log.back();
+    EXPECT_EQ(routing["routing_of"], config.eval[0]);
+    EXPECT_EQ(routing["layers"].size(), 1u);
+    const ordered_json& layer = routing["layers"][0];
+    EXPECT_EQ(layer["layer"], 1);
+    EXPECT_FALSE(layer.contains("as_layer_before")) << "the first of its group";
+    EXPECT_GT(layer["as_token_before"], 0);
+    EXPECT_LT(layer["emptiest"], 1);
+    return layer["fullest"].get<double>();
+  };
+  const double left_alone = fullest("alone", {"router_bias_rate=0"});
+  EXPECT_GT(left_alone, 1.1);
+  EXPECT_LT(fullest("loss", {"router_bias_rate=0", "router_aux_loss=1"}), left_alone);
+  EXPECT_LT(fullest("bias", {"router_bias_rate=1e-2"}), left_alone);
+}
+
 TEST(lm, resuming_is_bit_identical) {
   for (const char* architecture : {"llama", "megrez2"}) {
     const Folder folder;
-    const auto settings = std::vector<std::string>{"checkpoint_every=5", "accumulate=2"};
+    const auto settings =
+        std::vector<std::string>{"checkpoint_every=5", "accumulate=2", "router_aux_loss=0.01"};
     train_lm(small(folder, "whole", architecture, settings), {}, {});
     const fs::path whole = folder.path / "whole", part = folder.path / "part";
     ASSERT_TRUE(fs::exists(train::checkpoint_path(whole, 10)));
