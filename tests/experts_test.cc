@@ -126,6 +126,13 @@ TEST_F(Experts, eval_experts_tells_what_memory_would_hold) {
     hits = number("expected");
     bytes = number("MB a token");
   }
+  // With a few experts in memory the same is read, and the same told.
+  const Finished streamed = run_weft({"eval", "experts", "--expert-memory", "60K", text.string(),
+                                      "--model", model_.string(), "--tokens", "300", "--context",
+                                      "100", "--json", json_file.string()});
+  ASSERT_EQ(streamed.exit_code, 0) << streamed.err;
+  EXPECT_EQ(streamed.out.find("With all in memory"), std::string::npos) << streamed.out;
+  EXPECT_EQ(json::parse(read_file(json_file))["summary"], report["summary"]);
   const Finished dense = run_weft({"eval", "experts", text.string(), "--model", "reasoner-small"});
   EXPECT_EQ(dense.exit_code, 2);
   EXPECT_NE(dense.err.find("is no mixture of experts"), std::string::npos) << dense.err;

@@ -43,12 +43,13 @@ void BenchMixture::step(size_t first, size_t count, size_t sequences, const Core
 }
 
 double BenchMixture::decode(size_t count, size_t sequences, size_t first_routed,
-                            const CoreSet& cores) {
+                            const CoreSet& cores, const ProgressFn& each) {
   for (size_t s = 0; s < sequences; ++s) cache_.truncate(sequences_[s], 0);
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < count; ++i) {
     experts_->set_token(first_routed + i);
     step(i, 1, sequences, cores);
+    if (each) each(i + 1, count);
   }
   return seconds_since(start) / static_cast<double>(count);
 }

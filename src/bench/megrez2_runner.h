@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/progress.h"
 #include "base/thread_pool.h"
 #include "bench/megrez2_experts.h"
 #include "formats/checkpoint.h"
@@ -23,8 +24,10 @@ class BenchMixture {
   ExchangedExperts& experts() const { return *experts_; }
 
   // Decodes `count` steps of the first `sequences`, from an empty context on; the routing's tokens
-  // are first_routed, first_routed + 1, ... Seconds per step.
-  double decode(size_t count, size_t sequences, size_t first_routed, const CoreSet& cores);
+  // are first_routed, first_routed + 1, ... `each` is told of each step, and may throw. Seconds per
+  // step.
+  double decode(size_t count, size_t sequences, size_t first_routed, const CoreSet& cores,
+                const ProgressFn& each = {});
   // The first sequence's first `count` tokens in one pass. Seconds.
   double prefill(size_t count, const CoreSet& cores);
   // The first sequence becomes what the model itself writes, from its first token on.

@@ -18,7 +18,9 @@
 #include "cli/eval.h"
 #include "cli/model_options.h"
 #include "formats/tokenizer.h"
+#include "text/expert_stream/expert_memory.h"
 #include "text/expert_stream/expert_records.h"
+#include "text/expert_stream/expert_stream.h"
 #include "text/expert_stream/expert_trace.h"
 
 namespace weft::cli {
@@ -34,6 +36,7 @@ struct Options {
   size_t tokens = 1024, context = 512, threads = available_cores();
   std::vector<double> percents = {10, 25, 50, 75, 90};
   std::vector<double> disks = {1.2, 3.5};  // GB/s
+  std::string expert_memory;               // while it reads; empty: all, where they find room
   std::string json_file;
 };
 
@@ -42,13 +45,36 @@ struct Recorded {
   ExpertTrace trace;
   double expert_bytes = 0, seconds_per_token = 0;
   size_t tokens = 0, first_layer = 0;
+  size_t slots = 0;  // that the experts were read through; 0: all were in memory
   bool looks_ahead = false;
 };
+
+// All experts in memory, or as many as --expert-memory or this machine allows; sets recorded.slots.
+std::unique_ptr<models::ExpertStore> open_experts(const Options& options,
+                                                  const bench::BenchMixture& mixture,
+                                                  const models::MemoryPlan& plan,
+                                                  const CoreSet& cores, Recorded& recorded) {
+  constexpr double kPartOfMemory = 0.6;  // beside other weights, cache and the page cache
+  const models::ExpertTable& table = mixture.experts().table();
+  text::ExpertBudget budget;
+  if (options.expert_memory.empty())
+    budget.bytes = static_cast<size_t>(kPartOfMemory * static_cast<double>(text::memory_limit()));
+  else
+    budget = text::parse_expert_budget(options.expert_memory);
+  const size_t slots = text::plan_expert_slots(budget, plan, 0, mixture.checkpoint().name());
+  if (slots == plan.num_experts) return bench::load_experts(table, mixture.checkpoint(), cores);
+  recorded.slots = slots;
+  const text::RecordTable records(table);
+  return std::make_unique<text::ExpertStream>(
+      table, records,
+      text::open_slice_source(table, mixture.checkpoint(), records, text::ExpertIo::kAuto),
+      text::ExpertStreamOptions{.num_slots = slots});
+}
 
 Recorded record(const Options& options, StopToken stop) {
   constexpr size_t kTextLimit = size_t{1} << 30;
   const std::filesystem::path path = model_path(options.model);
-  bench::plan_of_mixture(path);  // refuses what is none
+  const models::MemoryPlan plan = bench::plan_of_mixture(path);  // refuses what is none
   std::vector<models::Token> tokens =
       formats::load_tokenizer(path)->encode(read_file(options.text, kTextLimit));
   if (tokens.size() < 2)
@@ -60,21 +86,22 @@ Recorded record(const Options& options, StopToken stop) {
   ThreadPool pool(options.threads);
   bench::BenchMixture mixture(path, 1, std::min(options.context, out.tokens), pool.cores());
   const models::ExpertTable& table = mixture.experts().table();
-  const auto experts = bench::load_experts(table, mixture.checkpoint(), pool.cores());
+  const auto experts = open_experts(options, mixture, plan, pool.cores(), out);
   mixture.experts().use(experts.get());
   out.expert_bytes = static_cast<double>(text::RecordTable(table).largest_bytes);
   out.first_layer = table.first_dense;
   out.trace.shape = mixture.experts().shape();
   Progress progress("Decoding", out.tokens, "tokens");
   for (size_t first = 0; first < out.tokens; first += options.context) {
-    stop.throw_if_stopped();
     const size_t count = std::min(options.context, out.tokens - first);
     mixture.read(std::span(tokens).subspan(first, count));
     mixture.experts().record(&out.trace);
-    out.seconds_per_token += mixture.decode(count, 1, 0, pool.cores()) *
-                             static_cast<double>(count) / static_cast<double>(out.tokens);
+    const double seconds = mixture.decode(count, 1, 0, pool.cores(), [&](size_t done, size_t) {
+      progress.set(first + done);
+      stop.throw_if_stopped();
+    });
     mixture.experts().record(nullptr);
-    progress.callback()(first + count, out.tokens);
+    out.seconds_per_token += seconds * static_cast<double>(count) / static_cast<double>(out.tokens);
   }
   out.looks_ahead = mixture.experts().looks_ahead();
   mixture.experts().use(nullptr);
@@ -105,6 +132,7 @@ bench::Table memory_table(const Recorded& recorded, const Options& options,
   const ExpertTrace& trace = recorded.trace;
   const auto tokens = static_cast<double>(recorded.tokens);
   const auto all = static_cast<double>(trace.shape.num_experts());
+  const double least_s = recorded.slots == 0 ? recorded.seconds_per_token : 0;  // of a token
   size_t before = 0;
   for (const double percents : options.percents) {
     // Those of two layers have to find room.
@@ -126,7 +154,7 @@ bench::Table memory_table(const Recorded& recorded, const Options& options,
     row.push_back(percent(text::replay_optimum(trace, slots, recorded.looks_ahead).hit_rate()));
     row.push_back(cell(bytes * 1e-6, 2));
     for (const double disk : options.disks)
-      row.push_back(cell(1 / std::max(recorded.seconds_per_token, bytes / (disk * 1e9)), 1));
+      row.push_back(cell(1 / std::max(least_s, bytes / (disk * 1e9)), 1));
     table.rows.push_back(std::move(row));
     summary[fmt::format("hit_rate_{:g}", percents)] = expected.hit_rate();
   }
@@ -140,11 +168,13 @@ void eval_experts(const Options& options, StopToken stop) {
   report.bench = "eval experts";
   report.notes = {
       fmt::format(
-          "{}: {} experts of {:.2f} MB; {} tokens of {}. With all in memory: {:.1f} tokens/s.",
+          "{}: {} experts of {:.2f} MB; {} tokens of {}. With {} in memory: {:.1f} tokens/s.",
           options.model.empty() ? model_path(options.model).stem().string()
                                 : options.model.string(),
           recorded.trace.shape.num_experts(), recorded.expert_bytes * 1e-6, recorded.tokens,
-          options.text.filename().string(), 1 / recorded.seconds_per_token),
+          options.text.filename().string(),
+          recorded.slots == 0 ? "all" : std::to_string(recorded.slots),
+          1 / recorded.seconds_per_token),
       fmt::format(
           "Of a layer's choices {:.0f} % are those of the token before{}; by chance {:.0f} %.",
           overlap.between_tokens * 100,
@@ -192,6 +222,9 @@ void add_eval_experts(CLI::App& parent, StopToken stop) {
       ->capture_default_str()
       ->type_name("GB/S")
       ->check(CLI::Range(1e-3, 1e3));
+  command->add_option("--expert-memory", options->expert_memory,
+                      "What the experts may take while the text is read, 1.5G or 50%; without: all "
+                      "of them, where they find room");
   command->add_option("--threads", options->threads, "Cores to work on")
       ->capture_default_str()
       ->check(CLI::Range(size_t{1}, size_t{1024}));
