@@ -1,4 +1,5 @@
-// A loaded mixture whose experts `weft bench megrez2` exchanges, and sequences that it decodes.
+// A loaded mixture whose experts are exchanged (`weft bench megrez2`) or watched (`weft eval
+// experts`), and sequences that it decodes.
 #pragma once
 
 #include <filesystem>

@@ -20,7 +20,6 @@
 #include "formats/tokenizer.h"
 #include "text/expert_stream/expert_memory.h"
 #include "text/expert_stream/expert_records.h"
-#include "text/expert_stream/expert_stream.h"
 #include "text/expert_stream/expert_trace.h"
 
 namespace weft::cli {
@@ -64,11 +63,10 @@ std::unique_ptr<models::ExpertStore> open_experts(const Options& options,
   const size_t slots = text::plan_expert_slots(budget, plan, 0, mixture.checkpoint().name());
   if (slots == plan.num_experts) return bench::load_experts(table, mixture.checkpoint(), cores);
   recorded.slots = slots;
-  const text::RecordTable records(table);
-  return std::make_unique<text::ExpertStream>(
-      table, records,
-      text::open_slice_source(table, mixture.checkpoint(), records, text::ExpertIo::kAuto),
-      text::ExpertStreamOptions{.num_slots = slots});
+  text::ExpertMemoryOptions streamed;
+  streamed.pack = "none";  // nothing is written beside the model
+  return text::open_expert_stream(streamed, slots, {}, nullptr)(table, mixture.checkpoint(), cores,
+                                                                {});
 }
 
 Recorded record(const Options& options, StopToken stop) {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -36,9 +35,6 @@ void run(const std::vector<std::string>& arguments) {
   std::vector<char*> argv = {path.data()};
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
-  // A thread that waits for the others spins some 10 us and then sleeps. By default it spins for
-  // milliseconds, and where another program wants its core, small models trained up to ten times slower.
-  setenv("GOMP_SPINCOUNT", "5000", 0);
   execv(path.c_str(), argv.data());
   fail(ErrorKind::kIo, "{}: cannot be started: {}", path, std::strerror(errno));
 }

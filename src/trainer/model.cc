@@ -102,18 +102,6 @@ Inputs Model::to_device(const train::Batch& batch) const {
   in.wanted = copy_to(batch.wanted, at::kLong, device());
   in.targets = copy_to(batch.targets, at::kLong, device());
   in.buckets = batch.buckets;
-  if (shape_.num_experts != 0) {
-    std::vector<uint8_t> follows(batch.num_rows());
-    std::vector<int64_t> sequence;
-    for (const train::Bucket& bucket : batch.buckets)
-      for (size_t i = 0; i < bucket.num_sequences; ++i)
-        sequence.insert(sequence.end(), bucket.length, in.num_sequences++);
-    for (size_t row = 1; row < follows.size(); ++row)
-      follows[row] = batch.is_token[row] != 0 && sequence[row] == sequence[row - 1] ? 1 : 0;
-    in.is_token = copy_to(batch.is_token, at::kByte, device()).to(at::kFloat);
-    in.follows = copy_to(follows, at::kByte, device()).to(at::kFloat);
-    in.sequence = copy_to(sequence, at::kLong, device());
-  }
   const size_t half = shape_.head_dim / 2;
   std::vector<float> cos(batch.longest * 2 * half), sin(cos.size());
   std::vector<float> angles(2 * half);
@@ -128,6 +116,10 @@ Inputs Model::to_device(const train::Batch& batch) const {
     }
   }
   const Tensor positions = copy_to(batch.positions, at::kInt, device()).to(at::kLong);
+  if (shape_.num_experts != 0) {
+    in.is_token = copy_to(batch.is_token, at::kByte, device()).to(at::kFloat);
+    in.follows = in.is_token * (positions > 0);
+  }
   const auto rows_of = [&](const std::vector<float>& table) {
     return copy_to(table, at::kFloat, device())
         .to(master_.scalar_type())
@@ -163,8 +155,9 @@ Tensor Model::mixture(const LayerWeights& layer, const ExpertWeights& experts, s
       loads_[i64(index)] += chosen.sum(0);
   }
   if (balance_ != nullptr)
-    *balance_ = *balance_ + sequence_balance(scores, chosen, inputs.is_token, inputs.sequence,
-                                             inputs.num_sequences, k);
+    balance_->sum =
+        balance_->sum + sequence_balance(scores, chosen, inputs.is_token, balance_->sequence,
+                                         balance_->num_sequences, k);
   Tensor weights = scores.gather(1, ids);  // (T, k)
   if (shape_.normalise_weights) weights = weights / (weights.sum(1, true) + 1e-20);
   weights = weights * shape_.weights_scale;
@@ -215,10 +208,19 @@ Tensor Model::forward(const Inputs& inputs) {
 }
 
 Tensor Model::loss(const Inputs& inputs, double scale, Tensor* balance) {
-  if (balance != nullptr) *balance = at::zeros({}, master_.options());
-  balance_ = balance;
+  Balance of_pass;
+  if (balance != nullptr) {
+    std::vector<int64_t> sequence;
+    for (const train::Bucket& bucket : inputs.buckets)
+      for (size_t i = 0; i < bucket.num_sequences; ++i)
+        sequence.insert(sequence.end(), bucket.length, of_pass.num_sequences++);
+    of_pass.sequence = copy_to(sequence, at::kLong, device());
+    of_pass.sum = at::zeros({}, master_.options());
+    balance_ = &of_pass;
+  }
   const Tensor hidden = forward(inputs);
   balance_ = nullptr;
+  if (balance != nullptr) *balance = of_pass.sum;
   return head_loss(hidden.index_select(0, inputs.wanted), head(), inputs.targets, scale);
 }
 

@@ -20,10 +20,9 @@ struct Inputs {
   Tensor tokens;    // (T) i64
   Tensor wanted;    // (W) i64, rows with a target
   Tensor targets;   // (W) i64
-  // Of mixtures alone, (T): 0 where a sequence is filled up; 1 where the row before is the token
-  // before (both f32); which sequence it is of (i64).
-  Tensor is_token, follows, sequence;
-  int64_t num_sequences = 0;
+  // Of mixtures alone, (T) f32: 0 where a sequence is filled up; 1 where the row before is the
+  // token before.
+  Tensor is_token, follows;
   RotationAngles angles;
   std::vector<train::Bucket> buckets;
   int64_t num_targets() const { return targets.size(0); }
@@ -94,10 +93,14 @@ class Model {
   at::ScalarType type_;
   Tensor master_;     // (table.size)
   Tensor low_;        // (table.first_vector) in the type of products; master_ itself where alike
-  Tensor cos_, sin_;  // (positions, 1, D), see RotationAngles
   Tensor router_bias_, loads_;
   RoutingCounts* counts_ = nullptr;  // see count_routing
-  Tensor* balance_ = nullptr;        // see loss
+  struct Balance {
+    Tensor sequence;  // (T) i64, that each row is of
+    int64_t num_sequences = 0;
+    Tensor sum;  // over layers
+  };
+  Balance* balance_ = nullptr;  // of the pass, where its loss is asked for
   std::vector<Leaf> leaves_;
   Tensor embedding_, lm_head_, final_norm_;
   std::vector<LayerWeights> layers_;
